@@ -1,0 +1,3 @@
+"""Privacy-hardened, opt-in telemetry for Kedro. The whole of it is in `plugin.py`."""
+
+__version__ = "1.0.0+hardened"

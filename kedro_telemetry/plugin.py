@@ -1,0 +1,447 @@
+"""Opt-in usage telemetry for Kedro: all of it, in one file, to be read from here down.
+
+1. Nothing leaves, starts, is written or is shown unless a person said yes (`decide`, `ask`).
+2. At most one event per `kedro` command leaves: the FIELDS below, each in a closed form, through `seal` alone.
+3. Every value on a command line is masked: only the fixed words of COMMANDS and OPTIONS pass.
+4. Names leave as hashes, keyed with a random salt that never leaves and lives for a month.
+5. Only the sender touches the network: a second process that runs this file down to THE WALL, so it has no consent,
+   no salt and no Kedro. It checks the event, posts it once, to one address, and is gone within 5 seconds.
+6. The user's process never waits for it. An error in here means no event, never a broken command.
+7. Two files are written, ever: the answer (`.telemetry` in the project) and the salt.
+SECURITY.md names the test that proves each rule. Out of scope: hostile code that runs as the user.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from ipaddress import ip_address
+from typing import Any, ClassVar, Final, NoReturn
+from urllib.parse import urlsplit
+
+VERSION: Final = "1.0.0+hardened"
+COLLECTOR: Final = "https://heapanalytics.com/api/track"
+ENDPOINT: Final = "KEDRO_TELEMETRY_ENDPOINT"  # a variable: changes where events go, never whether
+MASK: Final = "*****"
+MAX_EVENT: Final = 4096  # bytes: what a pipe takes on any system before it is read
+MAX_COMMAND, MAX_URL = 480, 200  # characters: together they keep a request below 1.5 KiB
+DEADLINE: Final = 4  # seconds that the sender lives once it has started
+TOOLS: Final = ("Linting", "Testing", "Custom Logging", "Documentation", "Data Structure", "PySpark", "Kedro Viz")
+# The public words of Kedro 0.18.0 to 1.7.0 and of its official plugins; `=` marks an option that takes a value.
+COMMANDS: Final = """info, docs, new, starter, starter list, run, ipython, package, test, lint, build-docs, build-reqs,
+activate-nbstripout, jupyter, jupyter notebook, jupyter lab, jupyter setup, jupyter convert, catalog, catalog list,
+catalog create, catalog rank, catalog resolve, catalog describe-datasets, catalog resolve-patterns,
+catalog list-patterns, pipeline, pipeline create, pipeline delete, registry, registry list, registry describe, micropkg,
+micropkg pull, micropkg package, server, server start, viz, viz run, viz build, viz deploy, docker, docker init,
+docker build, docker run, docker ipython, docker cmd, docker jupyter, docker jupyter notebook, docker jupyter lab,
+docker dive, airflow, airflow create, mlflow, mlflow init, mlflow ui, mlflow modelify""".replace("\n", " ").split(", ")
+OPTIONS: Final = """--alias= --all --artifact-path= --async --autoreload --await-registration-for= --base-image=
+--browser --bucket-name= --check-only --checkout= --ci --ci-config-path= --code-path= --code-paths= --conda-env=
+--conf-source= --config= --copy-mode= --destination= --directory= --docker-args= --endpoint= --env= --example=
+--extra-pip-requirements= --force --from-inputs= --from-nodes= --fs-args= --gid= --group-by= --group-in-memory --help
+--host= --ignore-plugins --image= --include-hooks --include-previews --infer-input-example --infer-signature
+--input-file= --input-name= --jinja-file= --lite --load-file= --load-version= --load-versions= --model-name= --name=
+--namespace= --namespaces= --no-browser --no-ci --node= --nodes= --only-missing-outputs --open --output-file= --params=
+--pip-requirements= --pipeline= --pipelines= --platform= --port= --project-path= --region= --registered-model-name=
+--reload --run-id= --run-name= --runner= --runner-params= --save-file= --silent --skip-config --starter= --tag= --tags=
+--target-dir= --telemetry= --template= --to-nodes= --to-outputs= --tools= --uid= --verbose --version --with-spark --yes
+-H= -V -a -c= -d= -e= -f -g= -h= -i= -j= -lv= -n= -ns= -o -p= -r= -s= -t= -tc= -v -y""".split()
+
+
+# --- Masking ---
+def mask_command(args: Sequence[str]) -> str:
+    """`kedro` and these arguments, every value as `*****`, cut to MAX_COMMAND. What is masked, it leaves as it is."""
+    words, is_value = ["kedro"], False
+    for position, arg in enumerate(args[: MAX_COMMAND // 3]):  # a word and its space: three characters or more
+        if is_value or "--" in args[:position]:
+            shown, is_value = [MASK], False
+        elif " " not in arg and " ".join([*words[1:], arg]) in COMMANDS:  # so only before any other word
+            shown = [arg]
+        else:
+            shown, is_value = mask_option(arg)
+        words += shown
+    return " ".join([*words, ""])[: MAX_COMMAND + 1].rpartition(" ")[0]
+
+
+def mask_option(arg: str) -> tuple[list[str], bool]:
+    """An argument as the words that may be shown, and whether the next argument is its value."""
+    for name, glued in (arg.partition("=")[::2], (arg[:2], arg[2:])):  # `--pipeline=ds`, or `-pds`
+        if name in OPTIONS or f"{name}=" in OPTIONS:
+            return ([name, MASK], False) if glued else ([name], f"{name}=" in OPTIONS)
+    return [MASK], False
+
+
+# --- The event: all that can leave, each field's type and form. To add one is a new major version ---
+DIGEST: Final = (str, lambda v: len(v) == 32 and set(v) <= set("0123456789abcdef"))
+COUNT: Final = (int, lambda v: 0 <= v < 10**9 and not str(v)[2:].strip("0"))  # two significant digits
+FIELDS: Final[Mapping[str, tuple[type, Callable[[Any], bool]]]] = {
+    "username": DIGEST,
+    "package_name": DIGEST,
+    "command": (str, lambda v: v == mask_command(v.split(" ")[1:])),
+    "project_version": (str, lambda v: len(v) < 12 and v.isascii() and all(map(str.isdecimal, v.split(".")))),
+    "telemetry_version": (str, lambda v: v == VERSION),
+    "python_version": (str, lambda v: v in {f"3.{minor}" for minor in range(100)}),
+    "os": (str, lambda v: v in ("linux", "darwin", "win32", "other")),
+    "tools": (str, lambda v: v.split(", ") == [tool for tool in TOOLS if tool in v.split(", ")]),
+    "example_pipeline": (str, lambda v: v in ("True", "False")),
+    **dict.fromkeys(("number_of_datasets", "number_of_nodes", "number_of_pipelines"), COUNT),
+}
+
+
+def seal(properties: Mapping[str, Any]) -> bytes:
+    """The event as it is sent: a fresh copy of those FIELDS that have their form, and nothing else."""
+    kept: dict[str, Any] = {}
+    for name, (kind, fits) in FIELDS.items():
+        if type(value := properties.get(name)) is kind and fits(value):
+            kept[name] = value
+    title = "Kedro Project Statistics" if any(FIELDS[name] is COUNT for name in kept) else "CLI command"
+    event = {"app_id": "2388822444", "event": title, "identity": kept.get("username"), "properties": kept}
+    return json.dumps(event, separators=(",", ":")).encode("ascii")
+
+
+# --- How it leaves ---
+def collector() -> str | None:
+    """Where events go: an https URL, or http to a loopback address; None if it is neither."""
+    url = os.environ.get(ENDPOINT, COLLECTOR)
+    try:
+        parts = urlsplit(url)
+        local = parts.scheme == "http" and ip_address(parts.hostname or "").is_loopback
+        usable = local or (parts.scheme == "https" and parts.hostname and parts.port != 0)
+    except ValueError:  # a name, which can mean any machine; a port that is none
+        return None
+    # No user or password, which end up in logs; nothing that could break out of the request.
+    plain = url.isascii() and url.isprintable() and len(url) <= MAX_URL and not set(url) & set(" @\\#")
+    return url if usable and plain else None
+
+
+def headers(url: str, event: bytes) -> str:
+    """All headers of the request, a line each, in the order in which they are sent."""
+    head = f"Host: {urlsplit(url).netloc}\nUser-Agent: kedro-telemetry/{VERSION}\nContent-Type: application/json"
+    return f"{head}\nContent-Length: {len(event)}\nAccept-Encoding: identity\nConnection: close"
+
+
+def send() -> NoReturn:
+    """All that the sender process does. An error ends it: nobody listens to its output."""
+    import faulthandler
+    import ssl
+    import urllib.request as http
+
+    # Ends the process from outside of Python, so that not even a name look-up can outlive it.
+    faulthandler.dump_traceback_later(DEADLINE, exit=True)
+    getattr(os, "nice", int)(19)  # Windows has no `nice`: `start_sender` sets the priority there
+    event, url = sys.stdin.buffer.read(MAX_EVENT + 1), collector()
+    if url is None or len(event) > MAX_EVENT or seal(json.loads(event)["properties"]) != event:
+        raise ValueError("not a sealed event, or nowhere to send it")
+    # These handlers alone: no redirect, cookie, password or file. Only https takes a proxy: loopback stays loopback.
+    opener = http.OpenerDirector()
+    opener.add_handler(http.ProxyHandler({k: v for k, v in http.getproxies().items() if k == "https"}))
+    opener.add_handler(http.HTTPHandler())
+    opener.add_handler(http.HTTPSHandler(context=ssl.create_default_context()))
+    request = http.Request(url, event, dict(line.split(": ", 1) for line in headers(url, event).split("\n")))
+    opener.open(request, timeout=DEADLINE).close()  # the answer's body is not read
+    sys.exit()
+
+
+if __name__ == "__main__":
+    send()
+
+# --- THE WALL. The sender process has ended above this line. What follows is the user's process. ---
+import hashlib
+import stat
+import subprocess
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from kedro import __version__ as kedro_version
+from pluggy import HookimplMarker
+
+PREVIEW: Final = "KEDRO_TELEMETRY_PREVIEW"  # a variable: events are shown, none is sent
+CI_SIGNS: Final = """CI GITHUB_ACTION GITHUB_ACTIONS GITLAB_CI JENKINS_URL TF_BUILD TRAVIS CIRCLECI BUILDKITE APPVEYOR
+TEAMCITY_VERSION BITBUCKET_BUILD_NUMBER CODEBUILD_BUILD_ID""".split()  # as each CI system documents its own
+ON, ASK = 4, 6  # rows of the table in SECURITY.md: a trusted yes; no answer yet, and a person to ask
+QUESTION: Final = """\
+May Kedro's maintainers see how its commands are used in this project? After a
+yes, each `kedro` command sends the command with every value masked, hashed user
+and package names, versions and counts to {url}
+See it exactly:   KEDRO_TELEMETRY_PREVIEW=1 kedro ...
+Change your mind: kedro-telemetry allow, kedro-telemetry deny
+Send these events? [y/N] """
+SENDER_VARIABLES: Final = f"""{ENDPOINT} HTTPS_PROXY https_proxy NO_PROXY no_proxy SSL_CERT_FILE SSL_CERT_DIR
+LD_LIBRARY_PATH DYLD_LIBRARY_PATH SYSTEMROOT""".split()  # the endpoint, a proxy, TLS trust, what loaders need
+
+
+# --- Files and terminals: here Linux, macOS and Windows differ ---
+def read_own(path: str, limit: int, others: int) -> bytes:
+    """A regular file of the user's own, on which nobody has the mode bits `others`, or OSError. It never waits."""
+    link = stat.S_ISLNK(os.lstat(path).st_mode)  # Windows has no O_NOFOLLOW, and no owners
+    flags = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    with open(os.open(path, os.O_RDONLY | flags), "rb") as file:
+        found = os.fstat(file.fileno())
+        exposed = hasattr(os, "geteuid") and (found.st_uid != os.geteuid() or found.st_mode & others)
+        if link or exposed or not stat.S_ISREG(found.st_mode):
+            raise PermissionError("it is not a regular file of your own, closed to others")
+        return file.read(limit)
+
+
+def write_new(path: str, text: str, mode: int) -> None:
+    """Write a file that must not exist yet; where that fails, leave none behind."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with open(descriptor, "w", newline="\n") as file:
+            file.write(text)
+    except OSError:
+        os.unlink(path)
+        raise
+
+
+def salt_path() -> str:
+    """`telemetry.salt` in the folder that `appdirs.user_config_dir("kedro")` names."""
+    places = {"win32": os.environ.get("LOCALAPPDATA", "") + "/kedro", "darwin": "~/Library/Application Support"}
+    folder = places.get(sys.platform) or os.environ.get("XDG_CONFIG_HOME") or "~/.config"
+    return os.path.join(os.path.expanduser(folder), "kedro", "telemetry.salt")
+
+
+def at_terminal() -> bool:
+    """Whether a person can be asked: three terminals, and not a job in the background."""
+    with suppress(OSError, ValueError, AttributeError):  # no terminal; a stream closed or absent
+        terminals = all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr))
+        return terminals and (not hasattr(os, "tcgetpgrp") or os.tcgetpgrp(0) == os.getpgrp())
+    return False
+
+
+# --- When: consent ---
+def decide(project: str | None) -> tuple[int, str]:
+    """The row that decides, and why. Only a project's own trusted `.telemetry` leads to ON."""
+    for row, names in ((1, ("DO_NOT_TRACK", "KEDRO_DISABLE_TELEMETRY")), (2, [*CI_SIGNS, "_KEDRO_COMPLETE"])):
+        for name in filter(os.environ.get, names):
+            return row, f"off: {name} is set"
+    if project is None:
+        return 3, "off: not in a Kedro project"
+    try:
+        if parse_consent(read_own(os.path.join(project, ".telemetry"), 4097, stat.S_IWOTH)):
+            return ON, "on: .telemetry says `consent: true`"
+        return 5, "off: .telemetry does not say `consent: true`"
+    except FileNotFoundError:
+        if at_terminal():
+            return ASK, "off: not answered yet; the next command asks"
+        return 7, "off: not answered yet, and no terminal to ask on"
+    except (OSError, ValueError) as error:
+        return 5, f"off: .telemetry cannot be trusted: {error}"
+
+
+def parse_consent(data: bytes) -> bool:
+    """Whether this is at most 4 KiB of UTF-8 with one line `consent: true`, else only comments and blank lines."""
+    lines = data.decode("utf-8-sig", "surrogateescape").replace("\r\n", "\n").split("\n")
+    # YAML ends lines at more characters, and refuses others. None of them, nor what is not UTF-8, is printable.
+    if len(data) > 4096 or not all(line.replace("\t", " ").isprintable() for line in lines):
+        return False
+    said = [line.partition(" #")[0].rstrip(" ") for line in lines if not line.startswith("#")]
+    return [line for line in said if line] in (["consent: true"], ["consent: True"], ["consent: TRUE"])
+
+
+def ask(project: str) -> tuple[int, str]:
+    """Put the question, and record an answer. Anything else is a no for this command."""
+    print(QUESTION.format(url=collector()), end="", file=sys.stderr, flush=True)
+    answers = {"y\n": True, "yes\n": True, "\n": False, "n\n": False, "no\n": False}
+    answer = answers.get(sys.stdin.readline().lower())
+    if answer is None:
+        print("\nNot an answer: nothing is sent or recorded.", file=sys.stderr)
+        return ASK, "off: the question was not answered"
+    with suppress(OSError):  # if it cannot be written, the answer holds for this command only
+        write_new(os.path.join(project, ".telemetry"), f"consent: {str(answer).lower()}\n", 0o644)
+    return (ON, "on: you just said yes") if answer else (ASK, "off: you just said no")
+
+
+# --- Who: the salt and the hashes ---
+def read_salt() -> bytes | None:
+    """This UTC month's salt, if stored: the file holds `YYYY-MM`, a space, 64 hex digits, a newline."""
+    with suppress(OSError, ValueError):
+        month, digits = read_own(salt_path(), 100, 0o077).decode("ascii").split(" ")
+        if month == time.strftime("%Y-%m", time.gmtime()) and len(digits) == 65:
+            return bytes.fromhex(digits)
+    return None
+
+
+def make_salt() -> bytes:
+    """A new salt for this month; where it cannot be stored, for this event alone."""
+    salt, path, month = os.urandom(32), salt_path(), time.strftime("%Y-%m", time.gmtime())
+    draft = f"{path}.{month}"
+    with suppress(OSError):
+        if os.path.isabs(path):  # else there is no home
+            os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+        for _ in range(100):
+            with suppress(FileExistsError):  # of many first commands, one at a time drafts: all settle on one salt
+                write_new(draft, f"{month} {salt.hex()}\n", 0o600)
+                os.unlink(draft) if read_salt() else os.replace(draft, path)
+                break
+            time.sleep(0.002)
+    return read_salt() or salt
+
+
+# --- From a command to its event ---
+def build(args: Sequence[str], metadata: Any, counts: Mapping[str, int], salt: bytes) -> bytes:
+    """The sealed event. `metadata` is Kedro's ProjectMetadata, or None outside of a project."""
+    from getpass import getuser
+
+    def digest(field: str, name: str) -> str:  # BLAKE2b (RFC 7693); the field's name keeps equal names apart
+        data = name.encode("utf-8", "surrogatepass")
+        return hashlib.blake2b(data, digest_size=16, key=salt, person=field.encode()).hexdigest()
+
+    user = ""
+    with suppress(KeyError, OSError, ImportError):  # a user id without a name
+        user = getuser()
+    package, tools = getattr(metadata, "package_name", None), str(getattr(metadata, "tools", None))
+    properties = {
+        "username": digest("username", user),
+        "package_name": package and digest("package_name", package),
+        "command": mask_command(args),
+        "project_version": kedro_version,
+        "telemetry_version": VERSION,
+        "python_version": f"3.{sys.version_info.minor}",
+        "os": sys.platform if sys.platform in ("linux", "darwin", "win32") else "other",
+        "tools": ", ".join(tool for tool in TOOLS if f"'{tool}'" in tools),
+        "example_pipeline": str(getattr(metadata, "example_pipeline", None)),
+    }
+    # To two significant digits, so that no count singles a project out.
+    return seal(properties | {name: round(n, min(0, 2 - len(str(n)))) for name, n in counts.items()})
+
+
+def observe(run_params: Mapping[str, Any], catalog: Any) -> dict[str, int]:
+    """Counts of what Kedro itself has loaded for this run; nothing is loaded for them."""
+    pipelines = sys.modules["kedro.framework.project"].pipelines
+    names = catalog.keys() if hasattr(catalog, "keys") else catalog.list()
+    counts = {"number_of_datasets": sum(n != "parameters" and not n.startswith("params:") for n in names)}
+    named = run_params.get("pipeline_names") or run_params.get("pipeline_name")
+    if pipelines._is_data_loaded and not named:  # else a look would load them, or finds only a part
+        counts |= {"number_of_pipelines": len(pipelines), "number_of_nodes": len(pipelines["__default__"].nodes)}
+    return counts
+
+
+def preview(verdict: str, event: bytes) -> str:
+    """The request as it would be sent, behind the reason why it would be or not."""
+    text, url = f"kedro-telemetry preview, nothing is sent. Telemetry is {verdict}.\n", collector() or ""
+    if read_salt() is None:
+        text += "The hashes are examples: this month's salt is made when an event is sent.\n"
+    return f"{text}\nPOST {url or 'nowhere: no https URL'}\n{headers(url, event)}\n\n{event.decode()}\n"
+
+
+class Sender(subprocess.Popen[bytes]):
+    started: ClassVar[list[Sender]] = []
+
+    def __del__(self) -> None: ...  # it outlives the command on purpose: no ResourceWarning
+
+
+def start_sender(event: bytes) -> None:
+    """Start a sender on this event, and do not wait for it."""
+    Sender.started = [sender for sender in Sender.started if sender.poll() is None]  # no zombies pile up
+    read_end, write_end = os.pipe()
+    try:
+        with open(write_end, "wb") as pipe:  # it fits, and is being read: no waiting, no signal
+            pipe.write(event)
+        sender = Sender(
+            [sys.executable, "-I", "-S", os.path.abspath(__file__)],
+            stdin=read_end,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd=os.sep,
+            env={name: os.environ[name] for name in SENDER_VARIABLES if name in os.environ},
+            start_new_session=True,
+            creationflags=0x08000040 if os.name == "nt" else 0,  # CREATE_NO_WINDOW, IDLE_PRIORITY_CLASS
+        )
+        Sender.started.append(sender)
+    finally:
+        os.close(read_end)
+
+
+# --- Hooks. Kedro does not guard them: what escaped here would end the user's command ---
+class TelemetryHook:
+    command: tuple[Sequence[str], Any, str, int] | None = None
+
+    @HookimplMarker("kedro_cli")
+    def before_command_run(self, project_metadata: Any, command_args: Sequence[str]) -> None:
+        self.command = None
+        with suppress(Exception):  # an error is a no
+            project = str(project_metadata.project_path) if project_metadata else None
+            row, verdict = decide(project)
+            if project and row == ASK and not os.environ.get(PREVIEW):
+                row, verdict = ask(project)
+            if row == ON or os.environ.get(PREVIEW):
+                self.command = tuple(command_args), project_metadata, verdict, os.getpid()
+
+    @HookimplMarker("kedro")
+    def before_pipeline_run(self, run_params: Mapping[str, Any], catalog: Any) -> None:
+        if self.command and self.command[0][:1] == ("run",):
+            self.finish(lambda: observe(run_params, catalog))
+
+    @HookimplMarker("kedro_cli")
+    def after_command_run(self) -> None:
+        self.finish(dict)
+
+    def finish(self, count: Callable[[], Mapping[str, int]]) -> None:
+        command, self.command = self.command, None  # one event per command, and none for a fork of its process
+        with suppress(Exception):  # an error is no event
+            if command and command[3] == os.getpid():
+                args, metadata, verdict, _ = command
+                if os.environ.get(PREVIEW):
+                    sys.stderr.write(preview(verdict, build(args, metadata, count(), read_salt() or os.urandom(32))))
+                elif collector() and sys.executable and not hasattr(sys, "frozen"):
+                    start_sender(build(args, metadata, count(), read_salt() or make_salt()))
+
+
+telemetry_hook = TelemetryHook()
+
+
+# --- Names that others rely on, and the command `kedro-telemetry` ---
+def __getattr__(name: str) -> Any:
+    if name != "ProjectMetadata":  # kedro-databricks imports it from here; Kedro may not need it
+        raise AttributeError(name)
+    from kedro.framework.startup import ProjectMetadata
+
+    return ProjectMetadata
+
+
+def _check_for_telemetry_consent(project_path: str | os.PathLike[str] | None) -> bool:
+    """Whether telemetry is on; never asks. Kedro's own tests replace it."""
+    return decide(None if project_path is None else os.fspath(project_path))[0] == ON
+
+
+def find_project() -> str | None:
+    """The nearest folder upwards whose `pyproject.toml` says `[tool.kedro]`: Kedro's own rule."""
+    for folder in (Path.cwd(), *Path.cwd().parents):
+        with suppress(OSError, ValueError):
+            if "[tool.kedro]" in (folder / "pyproject.toml").read_text(encoding="utf-8"):
+                return str(folder)
+    return None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Status: is telemetry on here, and why (exit status 0: off, 1: on). Allow, deny: write this project's answer.
+    Forget: delete the salt, so that the next event has a new identity. An error has exit status 2."""
+    import argparse
+
+    parser = argparse.ArgumentParser("kedro-telemetry", description=main.__doc__)
+    parser.add_argument("action", choices=("status", "allow", "deny", "forget"))
+    action, project = parser.parse_args(arguments).action, find_project()
+    try:
+        if action == "status":
+            row, verdict = decide(project)
+            print(f"Telemetry is {verdict} (row {row} in SECURITY.md).")
+            print(f"collector  {collector() or f'none: {ENDPOINT} is not an https URL'}")
+            print(f"salt       {salt_path()} ({'exists' if os.path.exists(salt_path()) else 'does not exist'})")
+            print(f"plugin.py  {os.path.abspath(__file__)}")
+            print(f"SHA-256    {hashlib.sha256(Path(__file__).read_bytes()).hexdigest()}")
+            return int(row == ON)
+        if action == "forget":
+            Path(salt_path()).unlink(missing_ok=True)
+        elif project is None:
+            parser.error("this is not a Kedro project: go to the folder with its pyproject.toml")
+        else:
+            path = os.path.join(project, ".telemetry")
+            write_new(f"{path}.{os.getpid()}", f"consent: {str(action == 'allow').lower()}\n", 0o644)
+            os.replace(f"{path}.{os.getpid()}", path)
+    except OSError as error:
+        parser.error(str(error))
+    return 0
