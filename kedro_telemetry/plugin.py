@@ -82,7 +82,7 @@ FIELDS: Final[Mapping[str, tuple[type, Callable[[Any], bool]]]] = {
     "command": (str, lambda v: v == mask_command(v.split(" ")[1:])),
     "project_version": (str, lambda v: len(v) < 12 and v.isascii() and all(map(str.isdecimal, v.split(".")))),
     "telemetry_version": (str, lambda v: v == VERSION),
-    "python_version": (str, lambda v: v in {f"3.{minor}" for minor in range(100)}),
+    "python_version": (str, lambda v: v[:2] == "3." and v[2:].isdecimal() and v.isascii() and len(v) < 5),
     "os": (str, lambda v: v in ("linux", "darwin", "win32", "other")),
     "tools": (str, lambda v: v.split(", ") == [tool for tool in TOOLS if tool in v.split(", ")]),
     "example_pipeline": (str, lambda v: v in ("True", "False")),
@@ -153,6 +153,7 @@ import stat
 import subprocess
 import time
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 
 from kedro import __version__ as kedro_version
@@ -234,7 +235,7 @@ def decide(project: str | None) -> tuple[int, str]:
 
 def parse_consent(data: bytes) -> bool:
     """Whether this is at most 4 KiB of UTF-8 with one line `consent: true`, else only comments and blank lines."""
-    lines = data.decode("utf-8-sig", "surrogateescape").replace("\r\n", "\n").split("\n")
+    lines = data.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape").replace("\r\n", "\n").split("\n")
     # YAML ends lines at more characters, and refuses others. None of them, nor what is not UTF-8, is printable.
     if len(data) > 4096 or not all(line.replace("\t", " ").isprintable() for line in lines):
         return False
@@ -284,15 +285,15 @@ def make_salt() -> bytes:
 # --- From a command to its event ---
 def build(args: Sequence[str], metadata: Any, counts: Mapping[str, int], salt: bytes) -> bytes:
     """The sealed event. `metadata` is Kedro's ProjectMetadata, or None outside of a project."""
-    from getpass import getuser
 
     def digest(field: str, name: str) -> str:  # BLAKE2b (RFC 7693); the field's name keeps equal names apart
         data = name.encode("utf-8", "surrogatepass")
         return hashlib.blake2b(data, digest_size=16, key=salt, person=field.encode()).hexdigest()
 
-    user = ""
-    with suppress(KeyError, OSError, ImportError):  # a user id without a name
-        user = getuser()
+    # As getpass.getuser(), which takes longer to load than all of this takes to run.
+    user = next(filter(None, map(os.environ.get, ("LOGNAME", "USER", "LNAME", "USERNAME"))), "")
+    with suppress(KeyError, ImportError):  # a user id without a name; Windows
+        user = user or import_module("pwd").getpwuid(os.getuid()).pw_name
     package, tools = getattr(metadata, "package_name", None), str(getattr(metadata, "tools", None))
     properties = {
         "username": digest("username", user),

@@ -1,0 +1,61 @@
+"""Every test starts from a scrubbed environment, a home of its own, and a network that ends at loopback."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent / "guard"))
+
+import sitecustomize  # noqa: E402,F401  the guard of the child processes, for this process as well
+import support  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def _scrub(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A scrubbed environment; afterwards, no sender is left and nothing tried to leave the machine."""
+    home = tmp_path_factory.mktemp("home")
+    escapes = home / "escapes.log"
+    for name in list(os.environ):
+        monkeypatch.delenv(name)
+    for name, value in support.scrubbed(home, TELEMETRY_TEST_ESCAPES=str(escapes)).items():
+        monkeypatch.setenv(name, value)
+    yield
+    support.wait_for_no_sender(8)
+    assert not escapes.exists(), escapes.read_text()
+
+
+@pytest.fixture
+def home() -> Path:
+    """The home folder of this test."""
+    return Path(os.environ["HOME"])
+
+
+@pytest.fixture
+def env(collector: support.Collector) -> dict[str, str]:
+    """The environment for a command that sends to this test's collector."""
+    return {**os.environ, "KEDRO_TELEMETRY_ENDPOINT": collector.url}
+
+
+@pytest.fixture
+def collector() -> Iterator[support.Collector]:
+    """A healthy collector on loopback."""
+    with support.collecting() as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Kedro project made once by `kedro new`; tests work on copies."""
+    return support.make_project(tmp_path_factory.mktemp("template"), tmp_path_factory.mktemp("template_home"))
+
+
+@pytest.fixture
+def project(template: Path, tmp_path: Path) -> Path:
+    """A project of this test's own, whose `.telemetry` says yes."""
+    return support.copy_project(template, tmp_path / "acme")
