@@ -12,8 +12,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent / "guard"))
 
-import sitecustomize  # noqa: E402,F401  the guard of the child processes, for this process as well
-import support  # noqa: E402
+import sitecustomize  # noqa: F401  the guard of the child processes, for this process as well
+import support
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,9 @@ def read_request(connection: socket.socket) -> bytes:
     while True:
         head, separator, body = data.partition(b"\r\n\r\n")
         if separator:
-            lengths = [line.split(b":")[1] for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
+            lengths = [
+                line.split(b":")[1] for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")
+            ]
             if len(body) >= int(lengths[0] if lengths else 0):
                 return data
         chunk = connection.recv(65536)
@@ -71,10 +73,8 @@ class Collector:
     def _serve(self, connection: socket.socket) -> None:
         connection.settimeout(20)
         with connection:
-            try:
+            with suppress(OSError):
                 self.answer(connection, self)
-            except OSError:
-                pass
 
     @property
     def bodies(self) -> list[dict[str, Any]]:
@@ -186,6 +186,7 @@ def kedro(*arguments: str, cwd: Path, env: dict[str, str], **options: Any) -> su
         capture_output=True,
         stdin=subprocess.DEVNULL,
         timeout=120,
+        check=False,
         **options,
     )
 
