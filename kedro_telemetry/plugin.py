@@ -7,7 +7,7 @@
 5. Only the sender touches the network: a second process that runs this file down to THE WALL, so it has no consent,
    no salt and no Kedro. It checks the event, posts it once, to one address, and is gone within 5 seconds.
 6. The user's process never waits for it. An error in here means no event, never a broken command.
-7. Two files are written, ever: the answer (`.telemetry` in the project) and the salt.
+7. Two files are kept: the answer (`.telemetry` in the project) and the salt.
 SECURITY.md names the test that proves each rule. Out of scope: hostile code that runs as the user.
 """
 
@@ -17,8 +17,9 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from ipaddress import ip_address
-from typing import Any, ClassVar, Final, NoReturn
+from typing import Any, ClassVar, Final
 from urllib.parse import urlsplit
 
 VERSION: Final = "1.0.0+hardened"
@@ -26,8 +27,8 @@ COLLECTOR: Final = "https://heapanalytics.com/api/track"
 ENDPOINT: Final = "KEDRO_TELEMETRY_ENDPOINT"  # a variable: changes where events go, never whether
 MASK: Final = "*****"
 MAX_EVENT: Final = 4096  # bytes: what a pipe takes on any system before it is read
-MAX_COMMAND, MAX_URL = 480, 200  # characters: together they keep a request below 1.5 KiB
-DEADLINE: Final = 4  # seconds that the sender lives once it has started
+MAX_COMMAND, MAX_URL = 420, 200  # characters: together they keep a request below 1.5 KiB
+DEADLINE: Final = 3  # seconds that the sender has once it runs: with two for its start, it is gone after five
 TOOLS: Final = ("Linting", "Testing", "Custom Logging", "Documentation", "Data Structure", "PySpark", "Kedro Viz")
 # The public words of Kedro 0.18.0 to 1.7.0 and of its official plugins; `=` marks an option that takes a value.
 COMMANDS: Final = """info, docs, new, starter, starter list, run, ipython, package, test, lint, build-docs, build-reqs,
@@ -50,9 +51,8 @@ OPTIONS: Final = """--alias= --all --artifact-path= --async --autoreload --await
 -H= -V -a -c= -d= -e= -f -g= -h= -i= -j= -lv= -n= -ns= -o -p= -r= -s= -t= -tc= -v -y""".split()
 
 
-# --- Masking ---
 def mask_command(args: Sequence[str]) -> str:
-    """`kedro` and these arguments, every value as `*****`, cut to MAX_COMMAND. What is masked, it leaves as it is."""
+    """`kedro` and these arguments, every value as `*****`, cut to MAX_COMMAND. Masking twice changes nothing."""
     words, is_value = ["kedro"], False
     for position, arg in enumerate(args[: MAX_COMMAND // 3]):  # a word and its space: three characters or more
         if is_value or "--" in args[:position]:
@@ -77,8 +77,7 @@ def mask_option(arg: str) -> tuple[list[str], bool]:
 DIGEST: Final = (str, lambda v: len(v) == 32 and set(v) <= set("0123456789abcdef"))
 COUNT: Final = (int, lambda v: 0 <= v < 10**9 and not str(v)[2:].strip("0"))  # two significant digits
 FIELDS: Final[Mapping[str, tuple[type, Callable[[Any], bool]]]] = {
-    "username": DIGEST,
-    "package_name": DIGEST,
+    **dict.fromkeys(("username", "package_name"), DIGEST),
     "command": (str, lambda v: v == mask_command(v.split(" ")[1:])),
     "project_version": (str, lambda v: len(v) < 12 and v.isascii() and all(map(str.isdecimal, v.split(".")))),
     "telemetry_version": (str, lambda v: v == VERSION),
@@ -101,18 +100,17 @@ def seal(properties: Mapping[str, Any]) -> bytes:
     return json.dumps(event, separators=(",", ":")).encode("ascii")
 
 
-# --- How it leaves ---
 def collector() -> str | None:
     """Where events go: an https URL, or http to a loopback address; None if it is neither."""
     url = os.environ.get(ENDPOINT, COLLECTOR)
     try:
         parts = urlsplit(url)
         local = parts.scheme == "http" and ip_address(parts.hostname or "").is_loopback
-        usable = local or (parts.scheme == "https" and parts.hostname and parts.port != 0)
+        usable = parts.port != 0 and (local or (parts.scheme == "https" and parts.hostname))
     except ValueError:  # a name, which can mean any machine; a port that is none
         return None
     # No user or password, which end up in logs; nothing that could break out of the request.
-    plain = url.isascii() and url.isprintable() and len(url) <= MAX_URL and not set(url) & set(" @\\#")
+    plain = url.isascii() and url.isprintable() and len(url) <= MAX_URL and not set(url) & set(" @\\#%")
     return url if usable and plain else None
 
 
@@ -122,37 +120,43 @@ def headers(url: str, event: bytes) -> str:
     return f"{head}\nContent-Length: {len(event)}\nAccept-Encoding: identity\nConnection: close"
 
 
-def send() -> NoReturn:
+def send() -> None:
     """All that the sender process does. An error ends it: nobody listens to its output."""
     import faulthandler
-    import ssl
-    import urllib.request as http
 
     # Ends the process from outside of Python, so that not even a name look-up can outlive it.
     faulthandler.dump_traceback_later(DEADLINE, exit=True)
+    import http.client
+    import ssl
+    from urllib import request
+
     getattr(os, "nice", int)(19)  # Windows has no `nice`: `start_sender` sets the priority there
     event, url = sys.stdin.buffer.read(MAX_EVENT + 1), collector()
     if url is None or len(event) > MAX_EVENT or seal(json.loads(event)["properties"]) != event:
         raise ValueError("not a sealed event, or nowhere to send it")
     # These handlers alone: no redirect, cookie, password or file. Only https takes a proxy: loopback stays loopback.
-    opener = http.OpenerDirector()
-    opener.add_handler(http.ProxyHandler({k: v for k, v in http.getproxies().items() if k == "https"}))
-    opener.add_handler(http.HTTPHandler())
-    opener.add_handler(http.HTTPSHandler(context=ssl.create_default_context()))
-    request = http.Request(url, event, dict(line.split(": ", 1) for line in headers(url, event).split("\n")))
-    opener.open(request, timeout=DEADLINE).close()  # the answer's body is not read
-    sys.exit()
+    opener = request.OpenerDirector()
+    proxy = request.getproxies_environment().get("https")
+    opener.add_handler(request.ProxyHandler({"https": proxy} if proxy else {}))
+    opener.add_handler(request.HTTPHandler())
+    opener.add_handler(request.HTTPSHandler(context=ssl.create_default_context()))
+    http.client._MAXHEADERS = 0  # type: ignore[attr-defined]  # nothing of the answer is kept but its status
+    with suppress(http.client.HTTPException):
+        post = request.Request(url, event, dict(line.split(": ", 1) for line in headers(url, event).split("\n")))
+        opener.open(post, timeout=DEADLINE)
 
 
 if __name__ == "__main__":
     send()
+    sys.exit()
 
 # --- THE WALL. The sender process has ended above this line. What follows is the user's process. ---
 import hashlib
+import select
 import stat
 import subprocess
 import time
-from contextlib import suppress
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -167,8 +171,7 @@ QUESTION: Final = """\
 May Kedro's maintainers see how its commands are used in this project? After a
 yes, each `kedro` command sends the command with every value masked, hashed user
 and package names, versions and counts to {url}
-See it exactly:   KEDRO_TELEMETRY_PREVIEW=1 kedro ...
-Change your mind: kedro-telemetry allow, kedro-telemetry deny
+See it exactly: KEDRO_TELEMETRY_PREVIEW=1 kedro ...  Undo: kedro-telemetry deny
 Send these events? [y/N] """
 SENDER_VARIABLES: Final = f"""{ENDPOINT} HTTPS_PROXY https_proxy NO_PROXY no_proxy SSL_CERT_FILE SSL_CERT_DIR
 LD_LIBRARY_PATH DYLD_LIBRARY_PATH SYSTEMROOT""".split()  # the endpoint, a proxy, TLS trust, what loaders need
@@ -179,7 +182,7 @@ def read_own(path: str, limit: int, others: int) -> bytes:
     """A regular file of the user's own, on which nobody has the mode bits `others`, or OSError. It never waits."""
     link = stat.S_ISLNK(os.lstat(path).st_mode)  # Windows has no O_NOFOLLOW, and no owners
     flags = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-    with open(os.open(path, os.O_RDONLY | flags), "rb") as file:
+    with open(path, "rb", opener=lambda name, _: os.open(name, os.O_RDONLY | flags)) as file:
         found = os.fstat(file.fileno())
         exposed = hasattr(os, "geteuid") and (found.st_uid != os.geteuid() or found.st_mode & others)
         if link or exposed or not stat.S_ISREG(found.st_mode):
@@ -187,22 +190,25 @@ def read_own(path: str, limit: int, others: int) -> bytes:
         return file.read(limit)
 
 
-def write_new(path: str, text: str, mode: int) -> None:
-    """Write a file that must not exist yet; where that fails, leave none behind."""
+def write_new(path: str, text: str, mode: int, target: str | None = None) -> None:
+    """Write a file that must not exist yet, and put it in the place of `target`; if that fails, leave none behind."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
-        with open(descriptor, "w", newline="\n") as file:
+        with open(descriptor, "w", encoding="ascii", newline="\n") as file:
             file.write(text)
-    except OSError:
+        if target:
+            os.replace(path, target)
+    except BaseException:
         os.unlink(path)
         raise
 
 
 def salt_path() -> str:
     """`telemetry.salt` in the folder that `appdirs.user_config_dir("kedro")` names."""
-    places = {"win32": os.environ.get("LOCALAPPDATA", "") + "/kedro", "darwin": "~/Library/Application Support"}
-    folder = places.get(sys.platform) or os.environ.get("XDG_CONFIG_HOME") or "~/.config"
-    return os.path.join(os.path.expanduser(folder), "kedro", "telemetry.salt")
+    xdg, local = os.environ.get("XDG_CONFIG_HOME", ""), os.environ.get("LOCALAPPDATA", "~/AppData/Local")
+    places = {"win32": f"{local}/kedro", "darwin": "~/Library/Application Support"}
+    folder = places.get(sys.platform) or (xdg if os.path.isabs(xdg) else "~/.config")
+    return os.path.join(os.sep, os.path.expanduser(folder), "kedro", "telemetry.salt")
 
 
 def at_terminal() -> bool:
@@ -226,9 +232,7 @@ def decide(project: str | None) -> tuple[int, str]:
             return ON, "on: .telemetry says `consent: true`"
         return 5, "off: .telemetry does not say `consent: true`"
     except FileNotFoundError:
-        if at_terminal():
-            return ASK, "off: not answered yet; the next command asks"
-        return 7, "off: not answered yet, and no terminal to ask on"
+        return (ASK, "off: not answered yet") if at_terminal() else (7, "off: not answered yet, no terminal to ask on")
     except (OSError, ValueError) as error:
         return 5, f"off: .telemetry cannot be trusted: {error}"
 
@@ -247,7 +251,8 @@ def ask(project: str) -> tuple[int, str]:
     """Put the question, and record an answer. Anything else is a no for this command."""
     print(QUESTION.format(url=collector()), end="", file=sys.stderr, flush=True)
     answers = {"y\n": True, "yes\n": True, "\n": False, "n\n": False, "no\n": False}
-    answer = answers.get(sys.stdin.readline().lower())
+    answered = os.name == "nt" or select.select([sys.stdin], [], [], 60)[0]  # seconds; Windows cannot wait like this
+    answer = answers.get(sys.stdin.readline().lower()) if answered else None
     if answer is None:
         print("\nNot an answer: nothing is sent or recorded.", file=sys.stderr)
         return ASK, "off: the question was not answered"
@@ -269,35 +274,32 @@ def read_salt() -> bytes | None:
 def make_salt() -> bytes:
     """A new salt for this month; where it cannot be stored, for this event alone."""
     salt, path, month = os.urandom(32), salt_path(), time.strftime("%Y-%m", time.gmtime())
-    draft = f"{path}.{month}"
     with suppress(OSError):
-        if os.path.isabs(path):  # else there is no home
-            os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
-        for _ in range(100):
+        os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+        for _ in range(50):
             with suppress(FileExistsError):  # of many first commands, one at a time drafts: all settle on one salt
-                write_new(draft, f"{month} {salt.hex()}\n", 0o600)
-                os.unlink(draft) if read_salt() else os.replace(draft, path)
+                write_new(f"{path}.new", f"{month} {salt.hex()}\n", 0o600)
+                if read_salt() is None:
+                    os.replace(f"{path}.new", path)
                 break
             time.sleep(0.002)
+    with suppress(OSError):  # whatever failed, or died
+        os.unlink(f"{path}.new")
     return read_salt() or salt
 
 
-# --- From a command to its event ---
 def build(args: Sequence[str], metadata: Any, counts: Mapping[str, int], salt: bytes) -> bytes:
     """The sealed event. `metadata` is Kedro's ProjectMetadata, or None outside of a project."""
 
-    def digest(field: str, name: str) -> str:  # BLAKE2b (RFC 7693); the field's name keeps equal names apart
-        data = name.encode("utf-8", "surrogatepass")
-        return hashlib.blake2b(data, digest_size=16, key=salt, person=field.encode()).hexdigest()
-
+    keyed = partial(hashlib.blake2b, digest_size=16, key=salt)  # RFC 7693; `person` keeps equal names apart
     # As getpass.getuser(), which takes longer to load than all of this takes to run.
     user = next(filter(None, map(os.environ.get, ("LOGNAME", "USER", "LNAME", "USERNAME"))), "")
     with suppress(KeyError, ImportError):  # a user id without a name; Windows
         user = user or import_module("pwd").getpwuid(os.getuid()).pw_name
     package, tools = getattr(metadata, "package_name", None), str(getattr(metadata, "tools", None))
     properties = {
-        "username": digest("username", user),
-        "package_name": package and digest("package_name", package),
+        "username": keyed(user.encode("utf-8", "surrogatepass"), person=b"username").hexdigest(),
+        "package_name": package and keyed(package.encode("utf-8", "surrogatepass"), person=b"package_name").hexdigest(),
         "command": mask_command(args),
         "project_version": kedro_version,
         "telemetry_version": VERSION,
@@ -323,16 +325,16 @@ def observe(run_params: Mapping[str, Any], catalog: Any) -> dict[str, int]:
 
 def preview(verdict: str, event: bytes) -> str:
     """The request as it would be sent, behind the reason why it would be or not."""
-    text, url = f"kedro-telemetry preview, nothing is sent. Telemetry is {verdict}.\n", collector() or ""
-    if read_salt() is None:
-        text += "The hashes are examples: this month's salt is made when an event is sent.\n"
-    return f"{text}\nPOST {url or 'nowhere: no https URL'}\n{headers(url, event)}\n\n{event.decode()}\n"
+    note = "" if read_salt() else "The hashes are examples: this month's salt is made when an event is sent.\n"
+    note = f"kedro-telemetry preview, nothing is sent. Telemetry is {verdict}.\n{note}"
+    url = collector() or ""
+    return f"{note}\nPOST {url or 'nowhere: no https URL'}\n{headers(url, event)}\n\n{event.decode()}\n"
 
 
 class Sender(subprocess.Popen[bytes]):
     started: ClassVar[list[Sender]] = []
 
-    def __del__(self) -> None: ...  # it outlives the command on purpose: no ResourceWarning
+    def __del__(self) -> None: ...  # replaces Popen's, which would warn that it still runs
 
 
 def start_sender(event: bytes) -> None:
@@ -340,7 +342,7 @@ def start_sender(event: bytes) -> None:
     Sender.started = [sender for sender in Sender.started if sender.poll() is None]  # no zombies pile up
     read_end, write_end = os.pipe()
     try:
-        with open(write_end, "wb") as pipe:  # it fits, and is being read: no waiting, no signal
+        with open(write_end, "wb") as pipe:  # it fits, and its read end is open: no waiting, no signal
             pipe.write(event)
         sender = Sender(
             [sys.executable, "-I", "-S", os.path.abspath(__file__)],
@@ -367,7 +369,7 @@ class TelemetryHook:
         with suppress(Exception):  # an error is a no
             project = str(project_metadata.project_path) if project_metadata else None
             row, verdict = decide(project)
-            if project and row == ASK and not os.environ.get(PREVIEW):
+            if project and row == ASK and collector() and not os.environ.get(PREVIEW):
                 row, verdict = ask(project)
             if row == ON or os.environ.get(PREVIEW):
                 self.command = tuple(command_args), project_metadata, verdict, os.getpid()
@@ -397,15 +399,12 @@ telemetry_hook = TelemetryHook()
 
 # --- Names that others rely on, and the command `kedro-telemetry` ---
 def __getattr__(name: str) -> Any:
-    if name != "ProjectMetadata":  # kedro-databricks imports it from here; Kedro may not need it
-        raise AttributeError(name)
-    from kedro.framework.startup import ProjectMetadata
-
-    return ProjectMetadata
+    if name == "ProjectMetadata":  # kedro-databricks imports it from here; Kedro may not have loaded it yet
+        return import_module("kedro.framework.startup").ProjectMetadata
+    raise AttributeError(name)
 
 
 def _check_for_telemetry_consent(project_path: str | os.PathLike[str] | None) -> bool:
-    """Whether telemetry is on; never asks. Kedro's own tests replace it."""
     return decide(None if project_path is None else os.fspath(project_path))[0] == ON
 
 
@@ -418,31 +417,34 @@ def find_project() -> str | None:
     return None
 
 
+def status(project: str | None) -> int:
+    row, verdict = decide(project)
+    print(f"Telemetry is {verdict} (row {row} in SECURITY.md).")
+    print(f"collector  {collector() or f'none: {ENDPOINT} is not an https URL'}")
+    print(f"salt       {salt_path()} ({'exists' if os.path.exists(salt_path()) else 'does not exist'})")
+    print(f"plugin.py  {__file__}\nSHA-256    {hashlib.sha256(Path(__file__).read_bytes()).hexdigest()}")
+    return int(row == ON)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Status: is telemetry on here, and why (exit status 0: off, 1: on). Allow, deny: write this project's answer.
-    Forget: delete the salt, so that the next event has a new identity. An error has exit status 2."""
+    """status: on (exit status 1) or off (0), and why; allow, deny: answer for this project; forget: delete the salt"""
     import argparse
 
     parser = argparse.ArgumentParser("kedro-telemetry", description=main.__doc__)
     parser.add_argument("action", choices=("status", "allow", "deny", "forget"))
-    action, project = parser.parse_args(arguments).action, find_project()
     try:
+        action, project = parser.parse_args(arguments).action, find_project()
         if action == "status":
-            row, verdict = decide(project)
-            print(f"Telemetry is {verdict} (row {row} in SECURITY.md).")
-            print(f"collector  {collector() or f'none: {ENDPOINT} is not an https URL'}")
-            print(f"salt       {salt_path()} ({'exists' if os.path.exists(salt_path()) else 'does not exist'})")
-            print(f"plugin.py  {os.path.abspath(__file__)}")
-            print(f"SHA-256    {hashlib.sha256(Path(__file__).read_bytes()).hexdigest()}")
-            return int(row == ON)
+            return status(project)
         if action == "forget":
             Path(salt_path()).unlink(missing_ok=True)
+            print(f"{salt_path()} is gone: the next event has a new identity.")
         elif project is None:
             parser.error("this is not a Kedro project: go to the folder with its pyproject.toml")
         else:
             path = os.path.join(project, ".telemetry")
-            write_new(f"{path}.{os.getpid()}", f"consent: {str(action == 'allow').lower()}\n", 0o644)
-            os.replace(f"{path}.{os.getpid()}", path)
+            write_new(f"{path}.{os.getpid()}", f"consent: {str(action == 'allow').lower()}\n", 0o644, path)
+            print(f"Telemetry is {decide(project)[1]}.")
     except OSError as error:
         parser.error(str(error))
     return 0
