@@ -180,12 +180,13 @@ LD_LIBRARY_PATH DYLD_LIBRARY_PATH SYSTEMROOT""".split()  # the endpoint, a proxy
 # --- Files and terminals: here Linux, macOS and Windows differ ---
 def read_own(path: str, limit: int, others: int) -> bytes:
     """A regular file of the user's own, on which nobody has the mode bits `others`, or OSError. It never waits."""
-    link = stat.S_ISLNK(os.lstat(path).st_mode)  # Windows has no O_NOFOLLOW, and no owners
+    if stat.S_ISLNK(os.lstat(path).st_mode):  # Windows has no O_NOFOLLOW, and no owners
+        raise PermissionError("it is a link")
     flags = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     with open(path, "rb", opener=lambda name, _: os.open(name, os.O_RDONLY | flags)) as file:
         found = os.fstat(file.fileno())
         exposed = hasattr(os, "geteuid") and (found.st_uid != os.geteuid() or found.st_mode & others)
-        if link or exposed or not stat.S_ISREG(found.st_mode):
+        if exposed or not stat.S_ISREG(found.st_mode):
             raise PermissionError("it is not a regular file of your own, closed to others")
         return file.read(limit)
 
@@ -261,13 +262,12 @@ def ask(project: str) -> tuple[int, str]:
     return (ON, "on: you just said yes") if answer else (ASK, "off: you just said no")
 
 
-# --- Who: the salt and the hashes ---
 def read_salt() -> bytes | None:
     """This UTC month's salt, if stored: the file holds `YYYY-MM`, a space, 64 hex digits, a newline."""
     with suppress(OSError, ValueError):
         month, digits = read_own(salt_path(), 100, 0o077).decode("ascii").split(" ")
-        if month == time.strftime("%Y-%m", time.gmtime()) and len(digits) == 65:
-            return bytes.fromhex(digits)
+        if month == time.strftime("%Y-%m", time.gmtime()) and len(salt := bytes.fromhex(digits)) == 32:
+            return salt
     return None
 
 

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
 from itertools import combinations
 from pathlib import Path
 from typing import NoReturn
@@ -128,7 +127,7 @@ class Authority:
         self.authority = trustme.CA()
         self.file = folder / "authority.pem"
         self.authority.cert_pem.write_to_path(str(self.file))
-        self.trust: Mapping[str, str] = {"SSL_CERT_FILE": str(self.file)}
+        self.trust = {"SSL_CERT_FILE": str(self.file)}
 
     def context(self, certificate: trustme.LeafCert | None = None) -> ssl.SSLContext:
         """A server's side of TLS with this certificate (a good one for loopback, if none is given)."""

@@ -30,6 +30,7 @@ def command(*arguments: str, cwd: Path, **variables: str) -> subprocess.Complete
         text=True,
         timeout=60,
         umask=0,
+        check=False,
     )
     assert "Traceback" not in done.stdout + done.stderr
     return done
@@ -80,7 +81,7 @@ ROWS: list[tuple[int, str, dict[str, str], Callable[[Path], None]]] = [
 
 @pytest.mark.parametrize(("row", "verdict", "variables", "prepare"), ROWS)
 @pytest.mark.parametrize("subfolder", ["", "conf/base"])
-def test_status_names_the_row(  # noqa: PLR0913
+def test_status_names_the_row(
     row: int, verdict: str, variables: dict[str, str], prepare: Callable[[Path], None], subfolder: str, project: Path
 ) -> None:
     """Contract 5: on or off, the row of the table and why, in the project and in a folder of it; 0 off, 1 on."""
@@ -104,12 +105,13 @@ def test_status_outside_a_project(tmp_path: Path) -> None:
 def test_status_on_a_terminal_does_not_ask(project: Path) -> None:
     """Contract 2, row 6: status itself does not ask."""
     (project / ".telemetry").unlink()
-    text, status = pexpect.run(
-        f"{SCRIPT} status", cwd=str(project), env=dict(os.environ), withexitstatus=True, encoding="utf-8"
-    )
+    child = pexpect.spawn(str(SCRIPT), ["status"], cwd=str(project), env=dict(os.environ), encoding="utf-8")
+    child.expect(pexpect.EOF)
+    child.close()
+    text = child.before or ""
     assert "off: not answered yet (row 6 " in text
     assert "[y/N]" not in text
-    assert status == 0
+    assert child.exitstatus == 0
     assert not (project / ".telemetry").exists()
 
 
@@ -149,9 +151,13 @@ def test_status_shows_what_a_reviewer_compares(project: Path, home: Path) -> Non
     assert "https://heapanalytics.com/api/track" in without_endpoint("status", cwd=project).stdout
 
 
+def run(line: list[str], cwd: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(line, cwd=cwd, env=env, capture_output=True, text=True, timeout=60, check=False)
+
+
 def without_endpoint(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if name != plugin.ENDPOINT}
-    return subprocess.run([SCRIPT, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=60)
+    return run([str(SCRIPT), *arguments], cwd, environment)
 
 
 @pytest.mark.parametrize("url", ["", "ftp://127.0.0.1/", "http://collector.example/", "https://a:b@collector.example/"])
@@ -165,7 +171,7 @@ def test_status_says_that_nothing_can_be_sent(url: str, project: Path) -> None:
 @pytest.mark.parametrize(("action", "text", "status"), [("allow", "true", 1), ("deny", "false", 0)])
 @pytest.mark.parametrize("before", [nothing, YES, says("consent: false\n"), says("noise\n", 0o666), os.mkfifo])
 @pytest.mark.parametrize("subfolder", ["", "src"])
-def test_an_answer_replaces_what_was_there(  # noqa: PLR0913
+def test_an_answer_replaces_what_was_there(
     action: str, text: str, status: int, before: Callable[[Path], None], subfolder: str, project: Path
 ) -> None:
     """Contract 5: allow and deny write the project's `.telemetry`, in a subfolder as well, and leave nothing beside."""
@@ -221,7 +227,9 @@ def test_no_answer_outside_a_project(action: str, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_forget_gives_a_new_identity(project: Path, env: dict[str, str], collector: support.Collector, home: Path) -> None:
+def test_forget_gives_a_new_identity(
+    project: Path, env: dict[str, str], collector: support.Collector, home: Path
+) -> None:
     """Contract 5: the salt goes, the next event has another identity; before, it keeps the same."""
     salt = home / ".config" / "kedro" / "telemetry.salt"
     for count in (1, 2):
@@ -276,21 +284,21 @@ def test_a_folder_that_is_gone(action: str, tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()
     line = f'rmdir "{gone}" && exec "{SCRIPT}" {action}'
-    done = subprocess.run(["sh", "-c", line], cwd=gone, env=dict(os.environ), capture_output=True, text=True, timeout=60)
+    done = run(["sh", "-c", line], gone, dict(os.environ))
     assert "Traceback" not in done.stderr
     assert done.returncode in (0, 2)
 
 
 @pytest.mark.parametrize("action", ["status", "deny", "forget"])
-def test_without_network_or_kedro_cli(action: str, project: Path, env: dict[str, str], collector: support.Collector) -> None:
+def test_without_network_or_kedro_cli(
+    action: str, project: Path, env: dict[str, str], collector: support.Collector
+) -> None:
     """Contract 5: no connection is made, and nothing of Kedro's command line is loaded."""
     line = (
         "import sys; from kedro_telemetry.plugin import main; status = main(sys.argv[1:]); "
         "loaded = {'kedro.framework.cli', 'kedro.framework.project', 'socket', 'ssl', 'http'} & set(sys.modules); "
         "sys.exit(f'loaded {loaded}' if loaded else status)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", line, action], cwd=project, env={**env, "PYTHONPATH": ""}, capture_output=True, timeout=60
-    )
-    assert done.stderr == b""
+    done = run([sys.executable, "-c", line, action], project, {**env, "PYTHONPATH": ""})
+    assert done.stderr == ""
     assert collector.connections == 0

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import random
 import re
+import signal
 import socket
 import sys
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -185,7 +187,7 @@ PIECES = [
 ]
 
 
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @given(st.lists(st.one_of(st.sampled_from(PIECES), st.binary(max_size=4)), max_size=12).map(b"".join))
 @example(b"consent: true\n\t")
 @example(b"#\rconsent: true")
@@ -326,14 +328,33 @@ def test_the_first_row_that_applies_decides(folder: Path, monkeypatch: pytest.Mo
 
 
 # --- decide, row 5: what cannot be trusted ---
+@contextmanager
+def at_once() -> Iterator[None]:
+    """A read that blocks fails the test, and does not hold it up."""
+    if not hasattr(signal, "alarm"):  # Windows, which has no FIFOs either
+        yield
+        return
+
+    def blocked(*_: object) -> None:
+        raise AssertionError("the read blocks")
+
+    before = signal.signal(signal.SIGALRM, blocked)
+    signal.alarm(5)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def said_no(folder: Path) -> str:
     """Row 5, its reason, at once; and the file is left as it is."""
     path = folder / ".telemetry"
-    before, started = path.lstat(), time.monotonic()
-    number, verdict = decide(str(folder))
+    before = path.lstat()
+    with at_once():
+        number, verdict = decide(str(folder))
     after = path.lstat()
     assert number == 5
-    assert time.monotonic() - started < 5
     assert (before.st_ino, before.st_mode, before.st_mtime_ns) == (after.st_ino, after.st_mode, after.st_mtime_ns)
     assert verdict.startswith("off: .telemetry ")
     return verdict

@@ -229,7 +229,7 @@ HOSTILE = st.recursive(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(st.dictionaries(st.one_of(st.sampled_from(list(FIELDS)), st.text(max_size=10)), HOSTILE, max_size=14))
 def test_what_is_sealed_seals_to_the_same_bytes(properties: dict[str, Any]) -> None:
     """Idempotent; nothing but the fields; each a value of the input that has the exact type of its field."""

@@ -1,4 +1,4 @@
-"""Rule 6 of plugin.py under attack: whatever a network does, a command's output and status are those with telemetry off.
+"""Rule 6 of plugin.py under attack: whatever a network does, a command shows what it shows with telemetry off.
 
 For each fault a real `kedro` command, a real sender; 6 seconds after the command no sender is left, at most one request
 was made, and nothing was followed.
@@ -13,9 +13,9 @@ import ssl
 import struct
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta, timezone
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -53,11 +53,13 @@ class User:
             self.off[arguments] = self.command(*arguments, DO_NOT_TRACK="1")
         return self.off[arguments]
 
-    def notices_nothing(self, url: str, *arguments: str, hangs: bool = False, **variables: str) -> None:
+    def notices_nothing(
+        self, url: str, *arguments: str, hangs: bool = False, env: Mapping[str, str] | None = None
+    ) -> None:
         """The same with telemetry on. If the sender hangs, the command ends before it all the same."""
         arguments = arguments or ("registry", "list")
         off = self.without(*arguments)
-        on = self.command(*arguments, **{plugin.ENDPOINT: url, **variables})
+        on = self.command(*arguments, **{plugin.ENDPOINT: url, **(env or {})})
         assert support.senders(url) or not hangs
         assert on == off
         assert gone(url)
@@ -91,7 +93,7 @@ def hold(connection: socket.socket) -> None:
 
 
 def reset(connection: socket.socket) -> None:
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("hh" if os.name == "nt" else "ii", 1, 0))
     connection.close()
 
 
@@ -215,15 +217,18 @@ def test_collector(fault: str, user: User) -> None:
     with support.collecting((HANGS | FAILS)[fault]) as collector:
         user.notices_nothing(collector.url, hangs=fault in HANGS)
         assert collector.connections == 1
-        assert collector.requests in ([], [collector.requests[0]] if collector.requests else [])
+        assert len(collector.requests) <= 1
         assert all(found.startswith(b"POST /api/track HTTP/1.1\r\n") for found in collector.requests)
 
 
-@pytest.mark.parametrize("run", RUNS, ids=" ".join)
-@pytest.mark.parametrize("fault", ["silent", "resets at once", "noise"])
+@pytest.mark.parametrize(
+    ("fault", "run"),
+    [*product(["resets at once", "noise"], RUNS), *product(["silent"], RUNS[:3])],
+    ids=lambda part: part if isinstance(part, str) else " ".join(part),
+)
 def test_other_commands(fault: str, run: list[str], user: User) -> None:
     with support.collecting((HANGS | FAILS)[fault]) as collector:
-        user.notices_nothing(collector.url, *run, hangs=False)
+        user.notices_nothing(collector.url, *run, hangs=fault in HANGS)
         assert collector.connections == 1
 
 
@@ -232,21 +237,22 @@ def test_with_every_warning_shown(user: User) -> None:
     with support.collecting(silent) as collector:
         off = user.command("registry", "list", DO_NOT_TRACK="1", PYTHONDEVMODE="1")
         on = user.command("registry", "list", **{plugin.ENDPOINT: collector.url, "PYTHONDEVMODE": "1"})
-        assert collector.wait(0) == [] and gone(collector.url)
+        assert gone(collector.url)
         assert on == off
         assert collector.connections == 1
 
 
-@pytest.mark.parametrize("status", [300, 301, 302, 303, 305, 307, 308])
-@pytest.mark.parametrize("scheme", ["http", "file", "ftp", "data"])
+@pytest.mark.parametrize(
+    ("status", "scheme"),
+    [*product([300, 301, 302, 303, 305, 307, 308], ["http"]), *product([302, 308], ["file", "ftp", "data"])],
+)
 def test_redirect(status: int, scheme: str, user: User, collector: support.Collector, tmp_path: Path) -> None:
-    if scheme != "http" and status not in (302, 308):
-        pytest.skip("two codes are enough for schemes that no handler serves")
     pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(pipe)  # whoever opened it would hang
     target = {
         "http": collector.url,
-        "file": pipe.as_uri(),  # whoever opened it would hang
+        "file": pipe.as_uri(),
         "ftp": f"ftp://127.0.0.1:{collector.port}/a",
         "data": "data:text/plain,a",
     }[scheme]
@@ -269,15 +275,16 @@ def valid(days_from: int, days_to: int) -> Callable[[Authority], ssl.SSLContext]
     now = datetime.now(timezone.utc)
 
     def make(authority: Authority) -> ssl.SSLContext:
-        dates = {"not_before": now + timedelta(days=days_from), "not_after": now + timedelta(days=days_to)}
-        return authority.context(authority.authority.issue_cert("localhost", "127.0.0.1", **dates))
+        start, end = now + timedelta(days=days_from), now + timedelta(days=days_to)
+        leaf = authority.authority.issue_cert("localhost", "127.0.0.1", not_before=start, not_after=end)
+        return authority.context(leaf)
 
     return make
 
 
-def named(*names: str, common_name: str | None = None) -> Callable[[Authority], ssl.SSLContext]:
+def named(*names: str) -> Callable[[Authority], ssl.SSLContext]:
     """A server whose certificate is good, but for its name."""
-    return lambda authority: authority.context(authority.authority.issue_cert(*names, common_name=common_name))
+    return lambda authority: authority.context(authority.authority.issue_cert(*names))
 
 
 def untrusted(authority: Authority) -> ssl.SSLContext:
@@ -286,12 +293,9 @@ def untrusted(authority: Authority) -> ssl.SSLContext:
 
 
 def self_signed(authority: Authority) -> ssl.SSLContext:
+    """An authority's own certificate as the server's."""
     other, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    with (
-        other.private_key_and_cert_chain_pem.tempfile()
-        if hasattr(other, "private_key_and_cert_chain_pem")
-        else (trustme.Blob(other.private_key_pem.bytes() + other.cert_pem.bytes()).tempfile()) as file
-    ):
+    with trustme.Blob(other.private_key_pem.bytes() + other.cert_pem.bytes()).tempfile() as file:
         context.load_cert_chain(file)
     return context
 
@@ -321,7 +325,6 @@ CERTIFICATES: dict[str, Callable[[Authority], ssl.SSLContext]] = {
     "of another host": named("collector.example"),
     "of a host below": named("*.localhost", "a.localhost"),
     "of another address": named("127.0.0.2"),
-    "a name that is no subject": named(common_name="localhost"),
     "TLS 1.1": outdated,
     "wants a certificate": wants_certificate,
 }
@@ -332,7 +335,7 @@ CERTIFICATES: dict[str, Callable[[Authority], ssl.SSLContext]] = {
 def test_certificate(fault: str, user: User, authority: Authority) -> None:
     """No event goes to a collector that cannot prove that it is the one."""
     with support.collecting(over_tls(CERTIFICATES[fault](authority))) as collector:
-        user.notices_nothing(secure(collector), **authority.trust)
+        user.notices_nothing(secure(collector), env=authority.trust)
         assert collector.connections == 1
         assert collector.requests in ([], [b""])
 
@@ -340,7 +343,7 @@ def test_certificate(fault: str, user: User, authority: Authority) -> None:
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
 def test_good_certificate(host: str, user: User, authority: Authority) -> None:
     with support.collecting(over_tls(authority.context())) as collector:
-        user.notices_nothing(secure(collector, host), **authority.trust)
+        user.notices_nothing(secure(collector, host), env=authority.trust)
         (event,) = collector.wait()
         assert collector.requests == [
             request(secure(collector, host), json.dumps(event, separators=(",", ":")).encode())
@@ -355,35 +358,34 @@ def test_good_certificate_that_nothing_makes_good(user: User, authority: Authori
         assert collector.requests == []
 
 
-TLS_FAULTS = {
-    name: (HANGS | FAILS)[name]
-    for name in (
-        "silent",
-        "a byte a second",
-        "no answer",
-        "endless headers",
-        "endless body"[:0] or "an endless body",
-        "500",
-        "resets after the request",
-    )
-}
+TLS_FAULTS = [
+    "silent",
+    "a byte a second",
+    "no answer",
+    "endless headers",
+    "an endless body",
+    "500",
+    "resets within the answer",
+]
+NO_TLS = ["silent", "a byte a second", "noise", "500", "resets at once", "no answer", "endless noise"]
+NO_PROXY = ["silent", "resets at once", "noise", "407", "500", "endless headers", "a byte a second"]
+NOWHERE = ["http://127.0.0.1:9", "nonsense", "http://", "socks5://127.0.0.1:9", "file:///etc", "http://127.0.0.1:x"]
 
 
 @pytest.mark.parametrize("fault", TLS_FAULTS)
 def test_collector_behind_tls(fault: str, user: User, authority: Authority) -> None:
-    with support.collecting(over_tls(authority.context(), TLS_FAULTS[fault])) as collector:
-        user.notices_nothing(secure(collector), hangs=fault in HANGS, **authority.trust)
+    with support.collecting(over_tls(authority.context(), (HANGS | FAILS)[fault])) as collector:
+        user.notices_nothing(secure(collector), hangs=fault in HANGS, env=authority.trust)
         assert len(collector.requests) == collector.connections == 1
 
 
-@pytest.mark.parametrize(
-    "fault",
-    ["silent", "never reads", "a byte a second", "noise", "500", "resets at once", "no answer", "endless noise"],
-)
+@pytest.mark.parametrize("fault", NO_TLS)
 def test_no_tls_on_a_tls_port(fault: str, user: User, authority: Authority) -> None:
     """Plain HTTP, noise or nothing where TLS should be: no event in the clear."""
     with support.collecting((HANGS | FAILS)[fault]) as collector:
-        user.notices_nothing(secure(collector), hangs=fault in HANGS and fault != "a byte a second", **authority.trust)
+        user.notices_nothing(
+            secure(collector), hangs=fault in HANGS and fault != "a byte a second", env=authority.trust
+        )
         assert collector.connections == 1
         assert not any(b"app_id" in found or b"POST" in found for found in collector.requests)
 
@@ -398,7 +400,7 @@ def test_tls_on_a_plain_port(user: User, authority: Authority) -> None:
 def test_redirect_out_of_tls(user: User, authority: Authority, collector: support.Collector) -> None:
     answer = says(f"HTTP/1.1 302 Found\r\nLocation: {collector.url}\r\nContent-Length: 0\r\n\r\n".encode())
     with support.collecting(over_tls(authority.context(), answer)) as first:
-        user.notices_nothing(secure(first), **authority.trust)
+        user.notices_nothing(secure(first), env=authority.trust)
         assert len(first.requests) == first.connections == 1
     assert collector.connections == 0
 
@@ -410,14 +412,12 @@ def test_trust_that_is_none(trust: str, user: User, authority: Authority, tmp_pa
     (tmp_path / "empty.pem").touch()
     (tmp_path / "noise.pem").write_bytes(bytes(range(256)))
     with support.collecting(over_tls(authority.context())) as collector:
-        user.notices_nothing(secure(collector), SSL_CERT_FILE=str(tmp_path / trust))
+        user.notices_nothing(secure(collector), env={"SSL_CERT_FILE": str(tmp_path / trust)})
         assert collector.requests == []
 
 
 # --- Proxies that do not help ---
-@pytest.mark.parametrize(
-    "fault", ["silent", "resets at once", "noise", "407", "500", "endless headers", "a byte a second"]
-)
+@pytest.mark.parametrize("fault", NO_PROXY)
 def test_proxy(fault: str, user: User, authority: Authority) -> None:
     """The event does not go around a proxy that fails, nor to it."""
     with (
@@ -425,18 +425,16 @@ def test_proxy(fault: str, user: User, authority: Authority) -> None:
         support.collecting((HANGS | FAILS)[fault]) as proxy,
     ):
         variables = {"HTTPS_PROXY": f"http://127.0.0.1:{proxy.port}", **authority.trust}
-        user.notices_nothing(secure(collector), hangs=fault in HANGS, **variables)
+        user.notices_nothing(secure(collector), hangs=fault in HANGS, env=variables)
         assert collector.connections == 0
         assert proxy.connections == 1
         assert not any(b"app_id" in found for found in proxy.requests)
 
 
-@pytest.mark.parametrize(
-    "proxy", ["http://127.0.0.1:9", "nonsense", "http://", "socks5://127.0.0.1:9", "file:///etc", "http://127.0.0.1:x"]
-)
+@pytest.mark.parametrize("proxy", NOWHERE)
 def test_proxy_that_is_none(proxy: str, user: User, authority: Authority) -> None:
     with support.collecting(over_tls(authority.context())) as collector:
-        user.notices_nothing(secure(collector, "127.0.0.1"), HTTPS_PROXY=proxy, **authority.trust)
+        user.notices_nothing(secure(collector, "127.0.0.1"), env={"HTTPS_PROXY": proxy, **authority.trust})
         assert collector.requests == []
 
 
@@ -464,6 +462,7 @@ def black_hole() -> Iterator[int]:
             connection.close()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="NOT TESTED HERE: how Linux treats a full queue")
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_black_hole(scheme: str, user: User, black_hole: int) -> None:
     user.notices_nothing(f"{scheme}://127.0.0.1:{black_hole}/api/track", hangs=True)
@@ -515,9 +514,15 @@ def _namespaces() -> None:
         absent(f"network namespaces (unshare, ip, mount; root, or user namespaces): {error}")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="NOT TESTED HERE: namespaces are Linux's")
 @pytest.mark.usefixtures("_namespaces")
-@pytest.mark.parametrize("url", ["https://collector.example/api/track", plugin.COLLECTOR])
-@pytest.mark.parametrize("mode", ["silent", "noise", "failing", "dead", "no network"])
+@pytest.mark.parametrize(
+    ("mode", "url"),
+    [
+        *product(["silent", "noise", "failing", "dead", "no network"], ["https://collector.example/api/track"]),
+        *product(["silent", "no network"], [plugin.COLLECTOR]),
+    ],
+)
 def test_names(mode: str, url: str, user: User, tmp_path: Path) -> None:
     """A resolver that never answers, answers noise, fails, is not there; a machine without any network."""
     (tmp_path / "resolv.conf").write_text("nameserver 127.0.0.1\n")

@@ -30,7 +30,7 @@ class Commands:
     """Real hook managers of Kedro's, with one hook of ours in both, and a project that said yes."""
 
     def __init__(self, project: Path) -> None:
-        self.hook = TelemetryHook()
+        self.hook, self.senders = TelemetryHook(), set(Sender.started)
         self.metadata = SimpleNamespace(project_path=project, package_name="acme", tools=None, example_pipeline="False")
         self.cli, self.session = CLIHooksManager(), _create_hook_manager()
         for manager in (self.cli, self.session):
@@ -45,6 +45,10 @@ class Commands:
 
     def run(self, catalog: Any = CATALOG, **run_params: Any) -> None:
         self.session.hook.before_pipeline_run(run_params=run_params, pipeline=None, catalog=catalog)
+
+    def started_none(self, collector: support.Collector) -> bool:
+        """Whether no sender was started since the beginning, and nobody connected."""
+        return set(Sender.started) <= self.senders and collector.connections == 0
 
     def after(self, exit_code: int = 0) -> None:
         self.cli.hook.after_command_run(project_metadata=self.metadata, command_args=[], exit_code=exit_code)
@@ -63,7 +67,7 @@ def commands(project_folder: Path, collector: support.Collector, monkeypatch: py
     pipelines.configure()
     yield Commands(project_folder)
     for sender in Sender.started:
-        sender.wait()
+        sender.wait(support.SENDER_LIFE)
 
 
 def texts(events: list[dict[str, Any]]) -> list[str]:
@@ -73,7 +77,8 @@ def texts(events: list[dict[str, Any]]) -> list[str]:
 def arrived(collector: support.Collector, count: int) -> list[str]:
     """The commands that arrive, once no sender is left that could bring one more."""
     collector.wait(count)
-    support.wait_for_no_sender()
+    for sender in Sender.started:
+        sender.wait(support.SENDER_LIFE)
     assert collector.connections == count
     return texts(collector.bodies)
 
@@ -105,7 +110,7 @@ def test_another_command_is_sent_when_it_ends(commands: Commands, collector: sup
     """Even if it runs pipelines on its way."""
     commands.before("viz", "run")
     commands.run()
-    assert collector.stays_silent(0.3)
+    assert commands.started_none(collector)
     commands.after()
     assert arrived(collector, 1) == ["kedro viz run"]
     assert "number_of_datasets" not in collector.bodies[0]["properties"]
@@ -135,14 +140,14 @@ def test_a_command_that_never_ended_leaves_nothing_to_the_next(
     (project_folder / ".telemetry").write_text("consent: false\n")
     commands.before("package")
     commands.after()
-    assert collector.stays_silent(0.3)
+    assert commands.started_none(collector)
 
 
 def test_a_command_outside_of_a_project_follows_one_inside(commands: Commands, collector: support.Collector) -> None:
     commands.before("info")
     commands.cli.hook.before_command_run(project_metadata=None, command_args=["info"])
     commands.after()
-    assert collector.stays_silent(0.3)
+    assert commands.started_none(collector)
 
 
 def test_arguments_that_change_later_do_not_show(commands: Commands, collector: support.Collector) -> None:
@@ -158,7 +163,7 @@ def test_a_session_without_a_command_sends_nothing(commands: Commands, collector
     """A notebook, a service, a packaged project."""
     commands.run()
     commands.after()
-    assert collector.stays_silent(0.3)
+    assert commands.started_none(collector)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows does not fork")
@@ -172,7 +177,7 @@ def test_a_fork_sends_nothing(commands: Commands, collector: support.Collector) 
         commands.after()
         os._exit(Sender.started != before)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, "the fork has started a sender"
-    assert collector.stays_silent(0.3)
+    assert commands.started_none(collector)
     commands.run()
     commands.after()
     assert arrived(collector, 1) == ["kedro run"]
@@ -187,7 +192,7 @@ def test_without_a_yes_nothing_is_sent_or_kept(
     assert commands.hook.command is None
     commands.run()
     commands.after()
-    assert collector.stays_silent(0.3)
+    assert commands.started_none(collector)
     assert not os.path.exists(salt_path())
 
 
@@ -221,7 +226,7 @@ def test_an_error_before_a_command_is_a_no(
     assert commands.hook.command is None
     commands.run()
     commands.after()
-    assert collector.stays_silent(0.1)
+    assert commands.started_none(collector)
 
 
 @pytest.mark.parametrize("error", ERRORS)
@@ -231,7 +236,7 @@ def test_an_error_in_an_event_is_no_event(
     commands.before("info", metadata=Broken(error, {"project_path": project_folder}))
     assert commands.hook.command
     commands.after()
-    assert collector.stays_silent(0.1)
+    assert commands.started_none(collector)
     commands.before("info")
     commands.after()
     assert arrived(collector, 1) == ["kedro info"], "the next command is as if nothing had been"
@@ -247,7 +252,7 @@ def test_an_error_in_a_catalog_is_no_event(
     commands.before("run")
     commands.run(catalog=SimpleNamespace(keys=keys))
     commands.after()
-    assert collector.stays_silent(0.1)
+    assert commands.started_none(collector)
 
 
 @pytest.mark.parametrize(
@@ -269,7 +274,7 @@ def test_what_is_no_metadata_is_a_no(call: Callable[[TelemetryHook], None]) -> N
 def test_arguments_that_are_no_text_are_no_event(commands: Commands, collector: support.Collector) -> None:
     commands.cli.hook.before_command_run(project_metadata=commands.metadata, command_args=["run", 12, b"x", None])
     commands.run()
-    assert collector.stays_silent(0.1)
+    assert commands.started_none(collector)
 
 
 def test_ctrl_c_before_a_command_passes(commands: Commands) -> None:
@@ -284,7 +289,7 @@ def test_ctrl_c_in_an_event_passes_and_ends_it(
     with pytest.raises(KeyboardInterrupt):
         commands.hook.after_command_run()
     commands.after()
-    assert collector.stays_silent(0.1)
+    assert commands.started_none(collector)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no signals of this kind")
@@ -319,7 +324,7 @@ def test_no_interpreter_no_sender(
     monkeypatch.setattr(sys, "executable", executable)
     commands.before("info")
     commands.after()
-    assert collector.stays_silent(0.1)
+    assert commands.started_none(collector)
     assert not os.path.exists(salt_path())
 
 
@@ -330,7 +335,7 @@ def test_a_frozen_application_starts_no_sender(
     monkeypatch.setattr(sys, "frozen", True, raising=False)
     commands.before("info")
     commands.after()
-    assert collector.stays_silent(0.1)
+    assert commands.started_none(collector)
     assert not os.path.exists(salt_path())
 
 
@@ -343,7 +348,7 @@ def test_an_interpreter_that_does_not_start_drops_the_event(
     monkeypatch.setattr(sys, "executable", executable)
     commands.before("info")
     commands.after()
-    assert collector.stays_silent(0.1)
+    assert commands.started_none(collector)
     if descriptors:
         assert len(os.listdir("/proc/self/fd")) == descriptors
 
@@ -359,8 +364,8 @@ def test_no_thread_one_child_at_most_and_no_warning(commands: Commands, monkeypa
             commands.before("info")
             commands.after()
             assert threading.enumerate() == threads
-            support.wait_for_no_sender()
             assert len(Sender.started) == 1, "a finished child is reaped by the next command"
+            os.waitid(os.P_PID, Sender.started[0].pid, os.WEXITED | os.WNOWAIT)  # finished, and not reaped
         Sender.started[0].wait()
         monkeypatch.setattr(Sender, "started", [])
         commands.before("info")
@@ -390,7 +395,7 @@ def test_preview_shows_and_sends_nothing(
     assert f"POST {collector.url}\n" in shown.err
     assert '"command":"kedro run --env *****"' in shown.err
     assert "secret" not in shown.err
-    assert collector.stays_silent(0.1)
+    assert commands.started_none(collector)
     assert not os.path.exists(salt_path())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import calendar
 import hashlib
 import json
 import os
@@ -107,6 +108,12 @@ def test_the_first_variable_that_is_not_empty_names_the_user(monkeypatch: pytest
         monkeypatch.setenv(variable, "")
 
 
+def test_a_login_name_that_is_no_text_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes that do not decode, as Python hands them on."""
+    monkeypatch.setenv("LOGNAME", "ada\udcff")
+    assert re.fullmatch("[0-9a-f]{32}", hashed()["username"])
+
+
 def test_without_variables_the_user_database_names_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
     pwd = pytest.importorskip("pwd", reason="Windows has no user database")
     monkeypatch.delenv("LOGNAME")
@@ -182,13 +189,18 @@ def test_the_salt_of_this_month_is_used(path: Path) -> None:
     assert read_salt() == make_salt() == b"\xab" * 32
 
 
-def test_the_month_is_that_of_utc(path: Path) -> None:
-    """In a zone where the month changes hours earlier or later, all the same."""
-    for zone in ("UTC+12", "UTC-14"):
-        script = "from kedro_telemetry.plugin import make_salt; make_salt()"
-        path.unlink(missing_ok=True)
-        subprocess.run([sys.executable, "-c", script], env={**os.environ, "TZ": zone}, check=True, capture_output=True)
-        assert path.read_text()[:7] == month()
+def test_the_month_is_that_of_utc(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the last second of a year in UTC, when the year to come has begun here; and a second later."""
+    last = calendar.timegm((2030, 12, 31, 23, 59, 59))
+    gmtime, localtime = time.gmtime, time.localtime
+    salts = []
+    for now, named in ((last, "2030-12"), (last + 1, "2031-01"), (last - 3600, "2030-12")):
+        monkeypatch.setattr(time, "gmtime", lambda now=now: gmtime(now))
+        monkeypatch.setattr(time, "localtime", lambda now=now: localtime(now + 50_000))
+        salts.append(make_salt())
+        assert read_salt() == salts[-1]
+        assert path.read_text() == f"{named} {salts[-1].hex()}\n"
+    assert len(set(salts)) == 3, "a salt that was replaced does not come back"
 
 
 NOISE = {
@@ -280,6 +292,19 @@ def test_a_draft_that_was_left_behind_costs_one_command_no_more(path: Path) -> N
 
 
 # --- Where a salt cannot be stored: one for the event alone ---
+def test_a_full_disk_leaves_no_file(path: Path) -> None:
+    """A real one of no size: whatever is written to a file of this process is one byte too many."""
+    resource = pytest.importorskip("resource", reason="Windows has no limits of this kind")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        salts = {make_salt(), make_salt()}
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert len(salts) == 2
+    assert os.listdir(path.parent) == []
+
+
 @pytest.mark.parametrize("place", ["/dev/null/x", "/proc/nowhere"])
 def test_a_home_that_takes_no_file(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", place)

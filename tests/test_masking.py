@@ -331,8 +331,8 @@ ARGUMENT = st.one_of(
 ALLOWED = {"kedro", MASK, *WORDS}
 
 
-@settings(max_examples=1000, deadline=None)
-@given(st.lists(ARGUMENT, max_size=200))
+@settings(max_examples=500, deadline=None)
+@given(st.lists(ARGUMENT, max_size=60))
 @example(["--", *WORDS])
 @example(WORDS)
 def test_every_word_is_of_the_vocabulary_or_the_mask(args: list[str]) -> None:

@@ -176,7 +176,7 @@ for name in known: sys.modules.pop(name, None)
 
 
 @pytest.mark.parametrize(
-    "before", ["", "import kedro", "import kedro.framework.session", "import kedro.framework.cli.cli"]
+    "before", ["import kedro, pluggy", "import kedro.framework.session", "import kedro.framework.cli.cli"]
 )
 def test_a_command_loads_nothing_heavy(before: str) -> None:
     """From whatever Kedro has loaded already, the plugin adds none of these."""

@@ -1,4 +1,4 @@
-"""Homes, salts, limits and moments that are not as they should be: the command ends as with telemetry off (invariant 6)."""
+"""Homes, salts, limits and moments not as they should be: a command ends as with telemetry off (invariant 6)."""
 
 from __future__ import annotations
 
@@ -128,7 +128,9 @@ def test_a_home_that_keeps_no_salt(
 
 def in_a_small_home(*line: str, cwd: Path, env: dict[str, str], fill: str = "") -> subprocess.CompletedProcess[str]:
     """The command with a home of its own, of 16 KiB; afterwards, on standard output, what the home holds."""
-    script = f'mount -t tmpfs -o size=16k tmpfs "$HOME" && {{ {fill}; "$@"; s=$?; cd "$HOME"; find . -type f; exit $s; }}'
+    script = (
+        f'mount -t tmpfs -o size=16k tmpfs "$HOME" && {{ {fill}; "$@"; s=$?; cd "$HOME"; find . -type f; exit $s; }}'
+    )
     user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
     if run("unshare", *user, "--mount", "true", cwd=cwd, env=env).returncode != 0:
         pytest.skip("this machine allows no mounts: a full disk is NOT tried")
@@ -216,7 +218,7 @@ REPLACED: dict[str, Callable[[Path], None]] = {
 def test_a_salt_that_is_none_is_replaced(
     name: str, project: Path, env: dict[str, str], collector: support.Collector, home: Path
 ) -> None:
-    """Contract 3, invariant 4: what is not this user's own salt of this month is replaced, and never used or followed."""
+    """Contract 3, invariant 4: what is not this user's own salt of this month is replaced, never used or followed."""
     if REPLACED[name] is of_someone_else and os.geteuid() != 0:
         pytest.skip("needs root, to give a file away")
     path = salt_file(home)
@@ -320,7 +322,7 @@ def test_no_process_allowed(project: Path, env: dict[str, str], collector: suppo
 
 @pytest.mark.parametrize("limit", range(4, 12))
 def test_no_descriptor_left(limit: int, project: Path, env: dict[str, str], collector: support.Collector) -> None:
-    """Contract 4: with so few descriptors (RLIMIT_NOFILE) Kedro does what it can, and so does telemetry: an event or none."""
+    """Contract 4: with so few descriptors (RLIMIT_NOFILE) Kedro does what it can: an event or none."""
     assert_as_off("prlimit", f"--nofile={limit}:{limit}", *KEDRO, "info", cwd=project, env=env)
     support.wait_for_no_sender()
     assert collector.connections <= 1
@@ -377,7 +379,11 @@ def test_ctrl_c_at_any_time(project: Path, env: dict[str, str], collector: suppo
     statuses = []
     for switch in ({"DO_NOT_TRACK": "1"}, {}):
         child = subprocess.Popen(
-            [*KEDRO, "run", "--pipeline=ds"], cwd=project, env=env | switch, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            [*KEDRO, "run", "--pipeline=ds"],
+            cwd=project,
+            env=env | switch,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
         )
         assert child.stdout is not None
         while (word := child.stdout.readline()) and b"running" not in word:
@@ -429,12 +435,13 @@ def draft_path(project: Path, env: dict[str, str], home: Path, tmp_path: Path) -
     (tmp_path / "other").mkdir()
     variables = {**env, "HOME": str(tmp_path / "other"), plugin.ENDPOINT: "http://127.0.0.1:9/"}
     run(*line, cwd=project, env=variables)
-    (name,) = re.findall(rf'"{tmp_path}/other/(.*?)", \S*O_EXCL', (tmp_path / "names").read_text())
+    names: list[str] = re.findall(rf'"{tmp_path}/other/(.*?)", \S*O_EXCL', (tmp_path / "names").read_text())
+    (name,) = names
     return home / name
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_ctrl_c_at_our_own_calls(  # noqa: PLR0913
+def test_ctrl_c_at_our_own_calls(
     moment: str, project: Path, env: dict[str, str], collector: support.Collector, home: Path, tmp_path: Path
 ) -> None:
     """Invariant 6: the signal comes at exactly one of the plugin's own system calls; the next commands are as ever."""

@@ -66,7 +66,7 @@ def all_refused(inputs: Sequence[bytes], url: str) -> None:
 
 # --- One request, as preview says ---
 @pytest.mark.parametrize("event", EVENTS.values(), ids=EVENTS)
-@pytest.mark.parametrize("path", ["api/track", "", "a/b?c=d&e=%20"])
+@pytest.mark.parametrize("path", ["api/track", "", "a/b?c=d&e=+"])
 def test_posts_once_byte_for_byte(event: bytes, path: str, collector: support.Collector) -> None:
     url = f"http://127.0.0.1:{collector.port}/{path}"
     done = run_sender(event, url)
@@ -294,6 +294,7 @@ ELSEWHERE = (
     "https:{host}",
     "https://[::1/",
     "https://a%20b/",
+    "https://collector.example/a%20b",
     "https://a%0d%0aX:%20y/",
     "https://a%2fb/",
     "http://[::1%25lo]:{port}/",
@@ -339,7 +340,6 @@ def test_no_other_place_is_a_collector(form: str, monkeypatch: pytest.MonkeyPatc
         "http://127.0.0.1:4321/",
         "http://127.255.255.254/",
         "http://[::1]:4321/api/track",
-        "https://collector.example/a%20b",
         "https://" + "a" * (plugin.MAX_URL - 8),
     ],
 )
