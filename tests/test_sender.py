@@ -395,13 +395,14 @@ def test_no_answer_leads_to_a_second_request(status: str, home: Path, collector:
     assert collector.connections == 0
 
 
-def test_the_body_of_an_answer_is_not_read() -> None:
+@pytest.mark.parametrize("head", [b"Content-Length: 1000000\r\n", b""], ids=["a length", "no header"])
+def test_the_body_of_an_answer_is_not_read(head: bytes) -> None:
     """The collector promises a body and sends none of it until the sender has closed: whoever reads would be stuck."""
     closed: list[bytes] = []
 
     def answer(connection: socket.socket, found: support.Collector) -> None:
         found.requests.append(support.read_request(connection))
-        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+        connection.sendall(b"HTTP/1.1 200 OK\r\n" + head + b"\r\n")
         closed.append(connection.recv(1))
 
     with support.collecting(answer) as found:
