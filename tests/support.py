@@ -72,9 +72,8 @@ class Collector:
 
     def _serve(self, connection: socket.socket) -> None:
         connection.settimeout(20)
-        with connection:
-            with suppress(OSError):
-                self.answer(connection, self)
+        with connection, suppress(OSError):
+            self.answer(connection, self)
 
     @property
     def bodies(self) -> list[dict[str, Any]]:
