@@ -313,13 +313,13 @@ def build(args: Sequence[str], metadata: Any, counts: Mapping[str, int], salt: b
 
 
 def observe(run_params: Mapping[str, Any], catalog: Any) -> dict[str, int]:
-    """Counts of what Kedro itself has loaded for this run; nothing is loaded for them."""
-    pipelines = sys.modules["kedro.framework.project"].pipelines
+    """Counts of what Kedro itself has loaded for this run; nothing is loaded, nor sorted, for them."""
+    loaded = sys.modules["kedro.framework.project"].pipelines
     names = catalog.keys() if hasattr(catalog, "keys") else catalog.list()
     counts = {"number_of_datasets": sum(n != "parameters" and not n.startswith("params:") for n in names)}
-    named = run_params.get("pipeline_names") or run_params.get("pipeline_name")
-    if pipelines._is_data_loaded and not named:  # else a look would load them, or finds only a part
-        counts |= {"number_of_pipelines": len(pipelines), "number_of_nodes": len(pipelines["__default__"].nodes)}
+    named = run_params.get("pipeline_names", run_params.get("pipeline_name"))
+    if loaded._is_data_loaded and not named:  # else a look would load them, or finds only a part
+        counts |= {"number_of_pipelines": len(loaded), "number_of_nodes": len(loaded["__default__"]._nodes_by_name)}
     return counts
 
 

@@ -155,6 +155,15 @@ def run(line: list[str], cwd: Path, env: dict[str, str]) -> subprocess.Completed
     return subprocess.run(line, cwd=cwd, env=env, capture_output=True, text=True, timeout=60, check=False)
 
 
+def test_a_relative_folder_for_configuration_is_none(project: Path, home: Path) -> None:
+    """Contract 3: `XDG_CONFIG_HOME` counts where it is absolute, as its specification says."""
+    default = command("status", cwd=project, XDG_CONFIG_HOME="relative").stdout
+    assert f"{home}/.config/kedro/telemetry.salt " in default
+    assert (
+        f"{home}/other/kedro/telemetry.salt " in command("status", cwd=project, XDG_CONFIG_HOME=f"{home}/other").stdout
+    )
+
+
 def without_endpoint(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if name != plugin.ENDPOINT}
     return run([str(SCRIPT), *arguments], cwd, environment)
