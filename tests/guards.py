@@ -121,7 +121,7 @@ GUARDS = [
         "True",
         "event -k are_counted",
     ),
-    Guard("no pipeline is loaded for a look", "pipelines._is_data_loaded and ", "", "event -k loads_no_pipeline"),
+    Guard("no pipeline is loaded for a look", "loaded._is_data_loaded and ", "", "event -k loads_no_pipeline"),
     Guard("no part is reported as the whole", " and not named:", ":", "event -k names_pipelines"),
     # --- How it leaves ---
     Guard(
