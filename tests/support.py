@@ -59,7 +59,8 @@ class Collector:
         self.server = socket.create_server(("127.0.0.1", 0), backlog=256)
         self.port: int = self.server.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}/api/track"
-        threading.Thread(target=self._accept, daemon=True).start()
+        self.acceptor = threading.Thread(target=self._accept, daemon=True)
+        self.acceptor.start()
 
     def _accept(self) -> None:
         while not self.stopping.is_set():
@@ -96,6 +97,9 @@ class Collector:
 
     def close(self) -> None:
         self.stopping.set()
+        with suppress(OSError):  # ends `accept`, so that no later collector's connection is taken
+            self.server.shutdown(socket.SHUT_RDWR)
+        self.acceptor.join(5)
         self.server.close()
 
 
