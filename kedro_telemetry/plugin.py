@@ -28,7 +28,7 @@ ENDPOINT: Final = "KEDRO_TELEMETRY_ENDPOINT"  # a variable: changes where events
 MASK: Final = "*****"
 MAX_EVENT: Final = 4096  # bytes: what a pipe takes on any system before it is read
 MAX_COMMAND, MAX_URL = 420, 200  # characters: together they keep a request below 1.5 KiB
-DEADLINE: Final = 3  # seconds that the sender has once it runs: with two for its start, it is gone after five
+DEADLINE: Final = 4  # seconds that the sender has once it runs: with one for its start, it is gone after five
 TOOLS: Final = ("Linting", "Testing", "Custom Logging", "Documentation", "Data Structure", "PySpark", "Kedro Viz")
 # The public words of Kedro 0.18.0 to 1.7.0 and of its official plugins; `=` marks an option that takes a value.
 COMMANDS: Final = """info, docs, new, starter, starter list, run, ipython, package, test, lint, build-docs, build-reqs,
@@ -328,7 +328,7 @@ def preview(verdict: str, event: bytes) -> str:
     note = "" if read_salt() else "The hashes are examples: this month's salt is made when an event is sent.\n"
     note = f"kedro-telemetry preview, nothing is sent. Telemetry is {verdict}.\n{note}"
     url = collector() or ""
-    return f"{note}\nPOST {url or 'nowhere: no https URL'}\n{headers(url, event)}\n\n{event.decode()}\n"
+    return f"{note}\nPOST {url or f'nowhere: {ENDPOINT} is refused'}\n{headers(url, event)}\n\n{event.decode()}\n"
 
 
 class Sender(subprocess.Popen[bytes]):
@@ -420,17 +420,17 @@ def find_project() -> str | None:
 def status(project: str | None) -> int:
     row, verdict = decide(project)
     print(f"Telemetry is {verdict} (row {row} in SECURITY.md).")
-    print(f"collector  {collector() or f'none: {ENDPOINT} is not an https URL'}")
+    print(f"collector  {collector() or f'none: {ENDPOINT} is neither a plain https URL nor http to loopback'}")
     print(f"salt       {salt_path()} ({'exists' if os.path.exists(salt_path()) else 'does not exist'})")
     print(f"plugin.py  {__file__}\nSHA-256    {hashlib.sha256(Path(__file__).read_bytes()).hexdigest()}")
     return int(row == ON)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """status: on (exit status 1) or off (0), and why; allow, deny: answer for this project; forget: delete the salt"""
-    import argparse
+    """status: on (exit status 1) or off (0), and why\nallow, deny: answer for this project\nforget: delete the salt"""
+    from argparse import ArgumentParser, RawTextHelpFormatter
 
-    parser = argparse.ArgumentParser("kedro-telemetry", description=main.__doc__)
+    parser = ArgumentParser("kedro-telemetry", description=main.__doc__, formatter_class=RawTextHelpFormatter)
     parser.add_argument("action", choices=("status", "allow", "deny", "forget"))
     try:
         action, project = parser.parse_args(arguments).action, find_project()
@@ -438,7 +438,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return status(project)
         if action == "forget":
             Path(salt_path()).unlink(missing_ok=True)
-            print(f"{salt_path()} is gone: the next event has a new identity.")
+            print(f"No salt is left at {salt_path()}: the next event has a new identity.")
         elif project is None:
             parser.error("this is not a Kedro project: go to the folder with its pyproject.toml")
         else:

@@ -489,7 +489,7 @@ def delivery(bench: Bench) -> Table:
                             lost = sent - len(collector.requests)
                     process.stdin.write(b"\n")
                     process.stdin.flush()
-            support.wait_for_no_sender()
+            support.wait_for_no_sender(url=collector.url)
             sizes = [len(request) for request in collector.requests]
         table["requests on the wire, bytes each"][plugin] = int(statistics.median(sizes or [0]))
         table[f"events of {bench.events:,} commands"][plugin] = len(sizes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "guard"))
 
 import sitecustomize  # noqa: F401  the guard of the child processes, for this process as well
 import support
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background would hand on that it is ignored
 
 
 @pytest.fixture(autouse=True)

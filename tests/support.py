@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.resources
 import json
 import os
 import shutil
@@ -18,6 +19,8 @@ from typing import Any
 import psutil
 
 PLUGIN = Path(__file__).resolve().parent.parent / "kedro_telemetry" / "plugin.py"
+# The file that runs here: another one where the wheel is installed. It is looked for without being imported.
+INSTALLED = str(importlib.resources.files("kedro_telemetry") / "plugin.py")
 SENDER_LIFE = 6.0  # seconds after which no sender may be left
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
@@ -91,7 +94,7 @@ class Collector:
 
     def stays_silent(self, seconds: float = 1.5) -> bool:
         """Whether nobody connects for this long, and no sender is left that still could."""
-        wait_for_no_sender()
+        wait_for_no_sender(url=self.url)
         time.sleep(seconds)
         return self.connections == 0
 
@@ -104,7 +107,7 @@ class Collector:
 
 
 def senders(url: str | None = None) -> list[psutil.Process]:
-    """The sender processes that are alive (with this endpoint, if given)."""
+    """The sender processes that are alive: those to this endpoint, or those of the plugin that is installed here."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -113,17 +116,17 @@ def senders(url: str | None = None) -> list[psutil.Process]:
                 continue
             if process.status() == psutil.STATUS_ZOMBIE:
                 continue
-            if url is None or process.environ().get("KEDRO_TELEMETRY_ENDPOINT") == url:
+            if command[-1] == INSTALLED if url is None else process.environ().get("KEDRO_TELEMETRY_ENDPOINT") == url:
                 found.append(process)
         except psutil.Error:
             continue
     return found
 
 
-def wait_for_no_sender(deadline: float = SENDER_LIFE) -> None:
-    """Return once no sender is left; AssertionError after the deadline."""
+def wait_for_no_sender(deadline: float = SENDER_LIFE, url: str | None = None) -> None:
+    """Return once no sender is left (to this endpoint, if given); AssertionError after the deadline."""
     end = time.monotonic() + deadline
-    while left := senders():
+    while left := senders(url):
         assert time.monotonic() < end, f"senders left: {left}"
         time.sleep(0.05)
 

@@ -432,7 +432,7 @@ def test_preview_without_a_collector(
     monkeypatch.setenv("KEDRO_TELEMETRY_ENDPOINT", "nowhere")
     commands.before("info")
     commands.after()
-    assert "POST nowhere: no https URL\n" in capsys.readouterr().err
+    assert "POST nowhere: KEDRO_TELEMETRY_ENDPOINT is refused\n" in capsys.readouterr().err
 
 
 def test_preview_of_a_salt_that_is_there(

@@ -129,7 +129,7 @@ def test_words_pass_and_values_do_not(
     found.run("kedro", *arguments.split(" "), cwd=project, exits=exits, PATH=path)
     (event,) = collector.wait()
     assert event["properties"]["command"] == f"kedro {shown}"
-    support.wait_for_no_sender()
+    support.wait_for_no_sender(url=collector.url)
     assert collector.connections == 1
 
 
@@ -141,7 +141,7 @@ def test_a_run_beside_mlflow_is_one_event(
     neighbour("kedro-mlflow").run("kedro", "run", "--pipeline=ds", cwd=project, exits=0, **variables)
     (event,) = collector.wait()
     assert event["event"] == "Kedro Project Statistics"
-    support.wait_for_no_sender()
+    support.wait_for_no_sender(url=collector.url)
     assert collector.connections == 1
 
 
@@ -182,7 +182,7 @@ def test_without_our_session_hooks_a_run_still_counts_once(
     (event,) = collector.wait()
     assert event["event"] == "CLI command"
     assert not any(name.startswith("number_of") for name in event["properties"])
-    support.wait_for_no_sender()
+    support.wait_for_no_sender(url=collector.url)
     assert collector.connections == 1
 
 
@@ -209,7 +209,7 @@ def test_a_run_is_one_event_with_every_runner(
     (event,) = collector.wait()
     assert event["properties"]["command"] == "kedro run --runner *****"
     assert event["properties"]["number_of_nodes"] == 4
-    support.wait_for_no_sender()
+    support.wait_for_no_sender(url=collector.url)
     assert collector.connections == 1
 
 
