@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import Phase, settings
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent / "guard"))
@@ -16,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "guard"))
 import sitecustomize  # noqa: F401  the guard of the child processes, for this process as well
 import support
 
+settings.register_profile("no-shrinking", phases=[Phase.explicit, Phase.reuse, Phase.generate])  # for mutants
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background would hand on that it is ignored
 
 

@@ -453,6 +453,12 @@ GUARDS = [
         "hooks -k change_later",
     ),
     Guard(
+        "only a run sends before a pipeline",
+        'if self.command and self.command[0][:1] == ("run",):',
+        "if self.command:",
+        "hooks -k another_command",
+    ),
+    Guard(
         "one event of a command",
         "command, self.command = self.command, None",
         "command = self.command",
@@ -574,7 +580,15 @@ class Copy:
 
     def test(self, names: str, chosen: str) -> tuple[int, str]:
         """Pytest's exit status for these files (`masking` for tests/test_masking.py) and this choice; its output."""
-        options = ["-q", "-p", "no:cacheprovider", "--tb=line", *(["-k", chosen] if chosen else []), *self.options]
+        options = [
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "--tb=line",
+            "--hypothesis-profile=no-shrinking",
+            *(["-k", chosen] if chosen else []),
+            *self.options,
+        ]
         arguments = [*options, *(f"tests/test_{name}.py" for name in names.split())]
         assert self.server.stdin is not None
         assert self.server.stdout is not None

@@ -201,6 +201,7 @@ def test_options_of_kedro_take_a_value_where_the_vocabulary_says_so(tree: dict[s
         # A value that is glued, that begins with a dash, that is an option's name; an option given twice.
         ("run -pds", "kedro run -p *****"),
         ("run -p=ds", "kedro run -p *****"),
+        ("run -p1 secret", "kedro run -p ***** *****"),
         ("run --pipeline -secret", "kedro run --pipeline *****"),
         ("run --pipeline --env", "kedro run --pipeline *****"),
         ("run --pipeline --env test", "kedro run --pipeline ***** *****"),
