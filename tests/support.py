@@ -18,9 +18,8 @@ from typing import Any
 
 import psutil
 
-PLUGIN = Path(__file__).resolve().parent.parent / "kedro_telemetry" / "plugin.py"
-# The file that runs here: another one where the wheel is installed. It is looked for without being imported.
-INSTALLED = str(importlib.resources.files("kedro_telemetry") / "plugin.py")
+# The file that runs here: not the repository's where the wheel is installed. It is looked for without being imported.
+PLUGIN = Path(str(importlib.resources.files("kedro_telemetry") / "plugin.py"))
 SENDER_LIFE = 6.0  # seconds after which no sender may be left
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
@@ -116,7 +115,7 @@ def senders(url: str | None = None) -> list[psutil.Process]:
                 continue
             if process.status() == psutil.STATUS_ZOMBIE:
                 continue
-            if command[-1] == INSTALLED if url is None else process.environ().get("KEDRO_TELEMETRY_ENDPOINT") == url:
+            if command[-1] == str(PLUGIN) if url is None else process.environ().get("KEDRO_TELEMETRY_ENDPOINT") == url:
                 found.append(process)
         except psutil.Error:
             continue

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import coverage
+import environment
 import pexpect
 import pytest
 import support
@@ -21,7 +22,7 @@ def test_the_question_under_coverage(
     """A real command at a real terminal; `ask` and the hook that puts the question are counted in its process."""
     project = support.copy_project(template, tmp_path / "acme", None)
     suite = coverage.Coverage.current()
-    data_file = support.PLUGIN.parent.parent / str(suite.config.data_file) if suite else tmp_path / ".coverage"
+    data_file = environment.ROOT / str(suite.config.data_file) if suite else tmp_path / ".coverage"
     options = ["--parallel-mode", "--branch", "--source=kedro_telemetry", f"--data-file={data_file}"]
     terminal = pexpect.spawn(
         sys.executable,

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+import environment
 import pytest
 import support
 
 pytestmark = pytest.mark.neighbours
 
-ROOT = Path(__file__).resolve().parent.parent
 OUTSIDE = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # before conftest scrubs it
 CACHE = Path(os.environ.get("TELEMETRY_TEST_CACHE") or tempfile.mkdtemp(prefix="neighbours-"))
 SCRIPTS = "Scripts" if os.name == "nt" else "bin"
@@ -64,9 +64,11 @@ def install(name: str) -> Path:
     if name not in READY:
         if not scripts.exists():
             venv.create(CACHE / name, with_pip=True)
-        wanted = [f"kedro=={version('kedro')}", *NEIGHBOURS[name], str(ROOT)]
+        wanted = [f"kedro=={version('kedro')}", *NEIGHBOURS[name], str(environment.ROOT)]
         subprocess.run([*pip, "install", "-q", *wanted], env=OUTSIDE, check=True)
-        subprocess.run([*pip, "install", "-q", "--force-reinstall", "--no-deps", str(ROOT)], env=OUTSIDE, check=True)
+        subprocess.run(
+            [*pip, "install", "-q", "--force-reinstall", "--no-deps", str(environment.ROOT)], env=OUTSIDE, check=True
+        )
         frozen = subprocess.check_output([*pip, "list", "--format=freeze"], env=OUTSIDE, text=True)
         assert "kedro-telemetry==1.0.0+hardened" in frozen.splitlines()
         READY.add(name)
