@@ -64,11 +64,10 @@ def install(name: str) -> Path:
     if name not in READY:
         if not scripts.exists():
             venv.create(CACHE / name, with_pip=True)
-        wanted = [f"kedro=={version('kedro')}", *NEIGHBOURS[name], str(environment.ROOT)]
+        root = str(environment.ROOT)
+        wanted = [f"kedro=={version('kedro')}", *NEIGHBOURS[name], root]
         subprocess.run([*pip, "install", "-q", *wanted], env=OUTSIDE, check=True)
-        subprocess.run(
-            [*pip, "install", "-q", "--force-reinstall", "--no-deps", str(environment.ROOT)], env=OUTSIDE, check=True
-        )
+        subprocess.run([*pip, "install", "-q", "--force-reinstall", "--no-deps", root], env=OUTSIDE, check=True)
         frozen = subprocess.check_output([*pip, "list", "--format=freeze"], env=OUTSIDE, text=True)
         assert "kedro-telemetry==1.0.0+hardened" in frozen.splitlines()
         READY.add(name)

@@ -503,7 +503,8 @@ def test_under_coverage(tmp_path: Path, collector: support.Collector) -> None:
     """The sender's lines are counted in its own process: an event, a refusal; where the suite is, with the suite's."""
     suite = coverage.Coverage.current()
     data_file = Path(str(suite.config.data_file)) if suite else tmp_path / ".coverage"
-        command = [
+    root = environment.ROOT
+    command = [
         sys.executable,
         "-m",
         "coverage",
@@ -515,7 +516,7 @@ def test_under_coverage(tmp_path: Path, collector: support.Collector) -> None:
     ]
     env = {plugin.ENDPOINT: collector.url}
     for data, status in ((EVENT, 0), (b"{}", 1), (EVENT.replace(b"linux", b"Linux"), 1)):
-        done = subprocess.run(command, input=data, env=env, cwd=environment.ROOT, capture_output=True, timeout=60, check=False)
+        done = subprocess.run(command, input=data, env=env, cwd=root, capture_output=True, timeout=60, check=False)
         assert done.returncode == status, done.stderr
     assert collector.requests == [request(collector.url)]
     assert len(list(data_file.parent.glob(f"{data_file.name}.*"))) >= 3
