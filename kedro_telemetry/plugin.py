@@ -75,7 +75,7 @@ def mask_option(arg: str) -> tuple[list[str], bool]:
 
 # --- The event: all that can leave, each field's type and form. To add one is a new major version ---
 DIGEST: Final = (str, lambda v: len(v) == 32 and set(v) <= set("0123456789abcdef"))
-COUNT: Final = (int, lambda v: 0 <= v < 10**9 and not str(v)[2:].strip("0"))  # two significant digits
+COUNT: Final = (int, lambda v: 0 <= v < 10**9 and not str(v)[2:].strip("0"))  # two digits: none stands out
 FIELDS: Final[Mapping[str, tuple[type, Callable[[Any], bool]]]] = {
     **dict.fromkeys(("username", "package_name"), DIGEST),
     "command": (str, lambda v: v == mask_command(v.split(" ")[1:])),
@@ -105,13 +105,14 @@ def collector() -> str | None:
     url = os.environ.get(ENDPOINT, COLLECTOR)
     try:
         parts = urlsplit(url)
-        local = parts.scheme == "http" and ip_address(parts.hostname or "").is_loopback
-        usable = parts.port != 0 and (local or (parts.scheme == "https" and parts.hostname))
+        host, port = parts.hostname or "", f":{parts.port}"
+        whole = parts.netloc.lower() in (host, host + port, f"[{host}]", f"[{host}]{port}")  # and nothing around it
+        allowed = parts.scheme == "https" or (parts.scheme == "http" and ip_address(host).is_loopback)
     except ValueError:  # a name, which can mean any machine; a port that is none
         return None
     # No user or password, which end up in logs; nothing that could break out of the request.
     plain = url.isascii() and url.isprintable() and len(url) <= MAX_URL and not set(url) & set(" @\\#%")
-    return url if usable and plain else None
+    return url if host and port != ":0" and whole and allowed and plain else None
 
 
 def headers(url: str, event: bytes) -> str:
@@ -124,8 +125,7 @@ def send() -> None:
     """All that the sender process does. An error ends it: nobody listens to its output."""
     import faulthandler
 
-    # Ends the process from outside of Python, so that not even a name look-up can outlive it.
-    faulthandler.dump_traceback_later(DEADLINE, exit=True)
+    faulthandler.dump_traceback_later(DEADLINE, exit=True)  # also in a name look-up, which no timeout bounds
     import http.client
     import ssl
     from urllib import request
@@ -140,10 +140,10 @@ def send() -> None:
     opener.add_handler(request.ProxyHandler({"https": proxy} if proxy else {}))
     opener.add_handler(request.HTTPHandler())
     opener.add_handler(request.HTTPSHandler(context=ssl.create_default_context()))
-    http.client._MAXHEADERS = 0  # type: ignore[attr-defined]  # nothing of the answer is kept but its status
-    with suppress(http.client.HTTPException):
-        post = request.Request(url, event, dict(line.split(": ", 1) for line in headers(url, event).split("\n")))
-        opener.open(post, timeout=DEADLINE)
+    http.client._MAXHEADERS = 20  # type: ignore[attr-defined]  # a proxy's answer is read whole: it must be short
+    http.client.parse_headers = lambda *_, **__: sys.exit()  # the collector's is read as far as its status line
+    post = request.Request(url, event, dict(line.split(": ", 1) for line in headers(url, event).split("\n")))
+    opener.open(post, timeout=DEADLINE)
 
 
 if __name__ == "__main__":
@@ -213,10 +213,12 @@ def salt_path() -> str:
 
 
 def at_terminal() -> bool:
-    """Whether a person can be asked: three terminals, and not a job in the background."""
+    """Whether a person can be asked: three terminals, not a job in the background, and nothing typed before."""
     with suppress(OSError, ValueError, AttributeError):  # no terminal; a stream closed or absent
-        terminals = all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr))
-        return terminals and (not hasattr(os, "tcgetpgrp") or os.tcgetpgrp(0) == os.getpgrp())
+        files = [stream.isatty() and stream.buffer for stream in (sys.stdin, sys.stdout, sys.stderr)]
+        if os.name == "nt":  # where `NUL` says that it is a terminal
+            return all("Console" in repr(getattr(file, "raw", file)) for file in files)
+        return all(files) and os.tcgetpgrp(0) == os.getpgrp() and not select.select([0], [], [], 0)[0]
     return False
 
 
@@ -233,7 +235,7 @@ def decide(project: str | None) -> tuple[int, str]:
             return ON, "on: .telemetry says `consent: true`"
         return 5, "off: .telemetry does not say `consent: true`"
     except FileNotFoundError:
-        return (ASK, "off: not answered yet") if at_terminal() else (7, "off: not answered yet, no terminal to ask on")
+        return (ASK, "off: not answered yet") if at_terminal() else (7, "off: not answered yet, nobody to ask here")
     except (OSError, ValueError) as error:
         return 5, f"off: .telemetry cannot be trusted: {error}"
 
@@ -290,7 +292,6 @@ def make_salt() -> bytes:
 
 def build(args: Sequence[str], metadata: Any, counts: Mapping[str, int], salt: bytes) -> bytes:
     """The sealed event. `metadata` is Kedro's ProjectMetadata, or None outside of a project."""
-
     keyed = partial(hashlib.blake2b, digest_size=16, key=salt)  # RFC 7693; `person` keeps equal names apart
     # As getpass.getuser(), which takes longer to load than all of this takes to run.
     user = next(filter(None, map(os.environ.get, ("LOGNAME", "USER", "LNAME", "USERNAME"))), "")
@@ -308,7 +309,6 @@ def build(args: Sequence[str], metadata: Any, counts: Mapping[str, int], salt: b
         "tools": ", ".join(tool for tool in TOOLS if f"'{tool}'" in tools),
         "example_pipeline": str(getattr(metadata, "example_pipeline", None)),
     }
-    # To two significant digits, so that no count singles a project out.
     return seal(properties | {name: round(n, min(0, 2 - len(str(n)))) for name, n in counts.items()})
 
 
@@ -371,7 +371,7 @@ class TelemetryHook:
             row, verdict = decide(project)
             if project and row == ASK and collector() and not os.environ.get(PREVIEW):
                 row, verdict = ask(project)
-            if row == ON or os.environ.get(PREVIEW):
+            if row == ON or (os.environ.get(PREVIEW) and not os.environ.get("_KEDRO_COMPLETE")):
                 self.command = tuple(command_args), project_metadata, verdict, os.getpid()
 
     @HookimplMarker("kedro")
@@ -445,6 +445,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             path = os.path.join(project, ".telemetry")
             write_new(f"{path}.{os.getpid()}", f"consent: {str(action == 'allow').lower()}\n", 0o644, path)
             print(f"Telemetry is {decide(project)[1]}.")
-    except OSError as error:
+    except (OSError, ValueError) as error:
         parser.error(str(error))
     return 0

@@ -265,6 +265,13 @@ def test_forget_what_cannot_be_deleted(tmp_path: Path, home: Path) -> None:
     assert "telemetry.salt" in done.stderr
 
 
+def test_status_that_cannot_be_written(tmp_path: Path) -> None:
+    """Contract 5: an error is no yes, whose exit status is 1."""
+    done = command("status", cwd=tmp_path, PYTHONIOENCODING="ascii", XDG_CONFIG_HOME=str(tmp_path / "é"))
+    assert done.returncode == 2
+    assert "error: 'ascii' codec" in done.stderr
+
+
 @pytest.mark.parametrize("arguments", [[], ["on"], ["status", "more"], ["--force"], ["allow", "--yes"], ["STATUS"]])
 def test_wrong_usage(arguments: list[str], project: Path) -> None:
     """Contract 5: what is possible instead, and status 2; nothing changes."""

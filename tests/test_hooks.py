@@ -416,6 +416,17 @@ def test_preview_shows_whatever_the_consent(
     assert path.exists() == bool(consent)
 
 
+def test_preview_is_silent_in_shell_completion(
+    commands: Commands, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where it is set for good, Tab would write it over the prompt."""
+    monkeypatch.setenv(PREVIEW, "1")
+    monkeypatch.setenv("_KEDRO_COMPLETE", "bash_complete")
+    commands.before("info")
+    commands.after()
+    assert capsys.readouterr().err == ""
+
+
 def test_preview_outside_of_a_project(
     commands: Commands, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

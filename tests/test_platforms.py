@@ -7,6 +7,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -95,10 +97,15 @@ def test_without_a_home_variable_it_is_that_of_the_user_database(monkeypatch: py
 
 
 # --- Terminals ---
+CONSOLE, NUL = "<_io._WindowsConsoleIO mode='rb'>", "<_io.FileIO name='nul' mode='rb'>"
+
+
 class Stream(io.StringIO):
-    def __init__(self, terminal: bool) -> None:
+    """One of the three; `raw` stands where Python keeps the file itself, whose type tells Windows' consoles apart."""
+
+    def __init__(self, terminal: bool, raw: str = CONSOLE) -> None:
         super().__init__()
-        self.terminal = terminal
+        self.terminal, self.buffer = terminal, SimpleNamespace(raw=raw)  # type: ignore[misc, assignment]
 
     def isatty(self) -> bool:
         return self.terminal
@@ -110,42 +117,78 @@ def use_terminals(monkeypatch: pytest.MonkeyPatch, **others: Any) -> None:
         monkeypatch.setattr(sys, name, others.get(name, Stream(True)))
 
 
-def test_windows_has_no_jobs_in_the_background(
-    like_windows: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def keyboard(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """What types into a real terminal, which is descriptor 0 here and has this process in its foreground."""
+    saved, (master, slave) = os.dup(0), os.openpty()
+    os.dup2(slave, 0)
+    monkeypatch.setattr(os, "tcgetpgrp", lambda _: os.getpgrp())
+    yield master
+    os.dup2(saved, 0)
+    for descriptor in (saved, master, slave):
+        os.close(descriptor)
+
+
+def asked_on_windows(monkeypatch: pytest.MonkeyPatch) -> bool:
+    with monkeypatch.context() as windows:
+        windows.setattr(os, "name", "nt")
+        return at_terminal()
+
+
+def test_windows_has_no_jobs_in_the_background(like_windows: None, monkeypatch: pytest.MonkeyPatch) -> None:
     use_terminals(monkeypatch)
-    assert at_terminal()
-    assert decide(str(tmp_path))[0] == ASK
+    assert asked_on_windows(monkeypatch)
 
 
 @pytest.mark.parametrize("name", ["stdin", "stdout", "stderr"])
-def test_each_of_the_three_has_to_be_a_terminal(name: str, like_windows: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_windows_nul_is_no_terminal(name: str, like_windows: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its `isatty` is true there: a question would wait for nobody."""
+    use_terminals(monkeypatch, **{name: Stream(True, NUL)})
+    assert not asked_on_windows(monkeypatch)
+
+
+@pytest.mark.parametrize("name", ["stdin", "stdout", "stderr"])
+def test_each_of_the_three_has_to_be_a_terminal(name: str, keyboard: int, monkeypatch: pytest.MonkeyPatch) -> None:
     use_terminals(monkeypatch, **{name: Stream(False)})
     assert not at_terminal()
+    assert not asked_on_windows(monkeypatch)
 
 
 @pytest.mark.parametrize("name", ["stdin", "stdout", "stderr"])
 @pytest.mark.parametrize("state", ["absent", "closed"])
 def test_a_stream_that_is_not_there_is_no_terminal(
-    name: str, state: str, like_windows: None, monkeypatch: pytest.MonkeyPatch
+    name: str, state: str, keyboard: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As for `pythonw`, or a command that is started with closed descriptors."""
     stream = io.StringIO()
     stream.close()
     use_terminals(monkeypatch, **{name: stream if state == "closed" else None})
     assert not at_terminal()
+    assert not asked_on_windows(monkeypatch)
 
 
-@pytest.mark.parametrize(
-    ("group", "expected"), [(lambda _: os.getpgrp(), True), (lambda _: os.getpgrp() + 1, False)], ids=["own", "other"]
-)
-def test_a_job_in_the_background_is_not_asked(group: Any, expected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("other", "expected"), [(0, True), (1, False)])
+def test_a_job_in_the_background_is_not_asked(
+    other: int, expected: bool, keyboard: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     use_terminals(monkeypatch)
-    monkeypatch.setattr(os, "tcgetpgrp", group)
+    monkeypatch.setattr(os, "tcgetpgrp", lambda _: os.getpgrp() + other)
+    assert at_terminal() == expected
+    assert decide(str(tmp_path))[0] == (ASK if expected else 7)
+
+
+@pytest.mark.parametrize(("typed", "expected"), [(b"", True), (b"y", True), (b"y\n", False), (b"\n", False)])
+def test_what_was_typed_before_is_no_answer(
+    typed: bytes, expected: bool, keyboard: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line that waits was meant for another question, which gets it: this one is not put."""
+    use_terminals(monkeypatch)
+    os.write(keyboard, typed)
+    time.sleep(0.05)  # a terminal hands on what is typed in its own time
     assert at_terminal() == expected
 
 
-def test_a_terminal_that_answers_no_question_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_that_answers_no_question_is_none(keyboard: int, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: int) -> int:
         raise OSError(25, "not a terminal")
 

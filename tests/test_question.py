@@ -157,7 +157,7 @@ def test_ctrl_d_records_nothing(before: str, asking: Path, env: dict[str, str], 
 @pytest.mark.skipif(sys.platform != "linux", reason="strace is Linux's")
 def test_nobody_answers(asking: Path, env: dict[str, str], collector: support.Collector, tmp_path: Path) -> None:
     """A terminal that nobody looks at does not hold a machine up: the wait ends (strace shortens it), as no answer."""
-    no_time = f"inject=pselect6:poke_enter=@arg5={'00' * 16}:when=1"
+    no_time = f"inject=pselect6:poke_enter=@arg5={'00' * 16}:when=1++"
     child = start(strace(), "-o", str(tmp_path / "trace"), "-e", no_time, KEDRO, "info", cwd=asking, env=env)
     child.expect_exact(MARK)
     shown, status = finish(child)
@@ -234,6 +234,17 @@ def test_not_asked_by_variable(variables: dict[str, str], asking: Path, env: dic
     """A switch, a CI system, shell completion, a preview: not asked, even on a terminal."""
     assert unasked(KEDRO, "info", cwd=asking, env=env | variables)[1] == 0
     assert not (asking / ".telemetry").exists()
+
+
+def test_what_was_typed_before_is_no_answer(asking: Path, env: dict[str, str], collector: support.Collector) -> None:
+    """A line typed while Kedro still loads was meant for something else: nothing is asked, recorded or sent."""
+    child = start(KEDRO, "info", cwd=asking, env=env)
+    child.sendline("y")
+    assert child.expect_exact([MARK, pexpect.EOF]) == 1
+    child.close()
+    assert child.exitstatus == 0
+    assert not (asking / ".telemetry").exists()
+    assert collector.stays_silent()
 
 
 def test_not_asked_outside_a_project(tmp_path: Path, env: dict[str, str]) -> None:
