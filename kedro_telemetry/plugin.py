@@ -106,12 +106,12 @@ def collector() -> str | None:
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", f":{parts.port}"
-        whole = parts.netloc.lower() in (host, host + port, f"[{host}]", f"[{host}]{port}")  # and nothing around it
+        whole = parts.netloc.lower() in (host, host + port, f"[{host}]", f"[{host}]{port}")  # no user or password
         allowed = parts.scheme == "https" or (parts.scheme == "http" and ip_address(host).is_loopback)
     except ValueError:  # a name, which can mean any machine; a port that is none
         return None
-    # No user or password, which end up in logs; nothing that could break out of the request.
-    plain = url.isascii() and url.isprintable() and len(url) <= MAX_URL and not set(url) & set(" @\\#%")
+    # Nothing that could break out of the request's lines.
+    plain = url.isascii() and url.isprintable() and len(url) <= MAX_URL and not set(url) & set(" \\#%")
     return url if host and port != ":0" and whole and allowed and plain else None
 
 

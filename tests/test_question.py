@@ -157,7 +157,7 @@ def test_ctrl_d_records_nothing(before: str, asking: Path, env: dict[str, str], 
 @pytest.mark.skipif(sys.platform != "linux", reason="strace is Linux's")
 def test_nobody_answers(asking: Path, env: dict[str, str], collector: support.Collector, tmp_path: Path) -> None:
     """A terminal that nobody looks at does not hold a machine up: the wait ends (strace shortens it), as no answer."""
-    no_time = f"inject=pselect6:poke_enter=@arg5={'00' * 16}:when=1++"
+    no_time = f"inject=pselect6:poke_enter=@arg5={'00' * 16}:when=1+"
     child = start(strace(), "-o", str(tmp_path / "trace"), "-e", no_time, KEDRO, "info", cwd=asking, env=env)
     child.expect_exact(MARK)
     shown, status = finish(child)

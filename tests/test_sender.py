@@ -266,7 +266,6 @@ ELSEWHERE = (
     "http://someone@{host}/",
     "http://@{host}/",
     "https://someone:password@{host}/",
-    "http://{host}/a@b",
     "http://{host}/a b",
     "http://{host}/ HTTP/1.1",
     " http://{host}/",
