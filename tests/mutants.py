@@ -24,7 +24,7 @@ from guards import PLUGIN, Copy
 ROOT = environment.ROOT
 WORKERS = 2
 # The test files that prove a function, those that fail soonest first; what stands outside of functions: POLICY.
-POLICY = "masking event consent identity names hooks question platforms sender command_line documents faults places"
+POLICY = "event names hooks masking identity consent documents platforms command_line sender question faults places"
 TESTS = {
     "mask_command": "masking event",
     "mask_option": "masking event",
@@ -92,11 +92,31 @@ def equivalent() -> dict[str, str]:
     return reasons
 
 
-def killed_by(mutant: Mutant, copy: Copy, red: dict[str, list[str]]) -> str:
+class Red:
+    """By file, the tests that fail although nothing is changed: these prove nothing, and are left out."""
+
+    def __init__(self, names: set[str]) -> None:
+        self.found: dict[str, list[str]] = {}
+        self.locks = {name: threading.Lock() for name in names}
+
+    def options(self, name: str, source: str, copy: Copy) -> list[str]:
+        with self.locks[name]:
+            if name not in self.found:
+                copy.write(source)
+                copy.options = BLIND
+                status, output = copy.test(name, "")
+                self.found[name] = re.findall(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", output, re.MULTILINE)
+                assert status == 0 or self.found[name], output
+                print("".join(f"red before: {test}\n" for test in self.found[name]), end="", flush=True)
+        return [*BLIND, *(f"--deselect={test}" for test in self.found[name])]
+
+
+def killed_by(mutant: Mutant, source: str, copy: Copy, red: Red) -> str:
     """The test file that notices, or nothing."""
-    copy.write(mutant.source)
     for name in TESTS.get(mutant.function, POLICY).split():
-        copy.options = ["-x", *BLIND, *(f"--deselect={test}" for test in red[name])]
+        options = red.options(name, source, copy)
+        copy.write(mutant.source)
+        copy.options = ["-x", *options]
         status, output = copy.test(name, "")
         if status == -signal.SIGALRM or (status in (1, 2, 3) and re.search(r"^(FAILED|ERROR) ", output, re.MULTILINE)):
             return name
@@ -104,27 +124,14 @@ def killed_by(mutant: Mutant, copy: Copy, red: dict[str, list[str]]) -> str:
     return ""
 
 
-def work(folder: Path, todo: queue.SimpleQueue[Mutant], red: dict[str, list[str]], results: dict[Mutant, str]) -> None:
+def work(folder: Path, source: str, todo: queue.SimpleQueue[Mutant], red: Red, results: dict[Mutant, str]) -> None:
     copy = Copy(folder)
     copy.seconds = 240
     while not todo.empty():
         mutant = todo.get()
-        results[mutant] = killed_by(mutant, copy, red)
+        results[mutant] = killed_by(mutant, source, copy, red)
         print(results[mutant] or f"SURVIVED in {mutant.function or 'the policy'}:\n{mutant.change}", flush=True)
     copy.close()
-
-
-def red_before(folder: Path, names: set[str]) -> dict[str, list[str]]:
-    """By file, the tests that fail although nothing is changed: these prove nothing, and are left out."""
-    copy, red = Copy(folder), {}
-    copy.options = BLIND
-    for name in sorted(names):
-        status, output = copy.test(name, "")
-        red[name] = re.findall(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", output, re.MULTILINE)
-        print("".join(f"red before anything is changed: {test}\n" for test in red[name]), end="", flush=True)
-        assert status == 0 or red[name], output
-    copy.close()
-    return red
 
 
 def main(function: str | None = None) -> int:
@@ -138,11 +145,8 @@ def main(function: str | None = None) -> int:
             todo.put(mutant)
     names = {name for mutant in chosen for name in TESTS.get(mutant.function, POLICY).split()}
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        red = red_before(folder / "red", names)
-        workers = [
-            threading.Thread(target=work, args=(folder / str(number), todo, red, results)) for number in range(WORKERS)
-        ]
+        shared = (source, todo, Red(names), results)
+        workers = [threading.Thread(target=work, args=(Path(name) / str(number), *shared)) for number in range(WORKERS)]
         for worker in workers:
             worker.start()
         for worker in workers:
