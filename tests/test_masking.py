@@ -301,6 +301,16 @@ def test_ten_thousand_arguments_are_cut_at_a_whole_word(word: str) -> None:
     assert set(words) <= {"kedro", "run", word, MASK}
 
 
+@pytest.mark.parametrize(("first", "length"), [("run", 420), ("docker", 420), ("info", 421), ("starter", 421)])
+def test_the_longest_command(first: str, length: int) -> None:
+    """A command of MAX_COMMAND characters is whole; with one more, its last word is gone."""
+    flags = next(number for number in range(3) if not (length - len(f"kedro {first}") - 3 * number) % 6)
+    words = ["kedro", first, *["-v"] * flags, *[MASK] * ((length - len(f"kedro {first}")) // 6)]
+    whole = " ".join(words)
+    assert len(whole) == length
+    assert mask_command(words[1:]) == (whole if length <= MAX_COMMAND else whole.rpartition(" ")[0])
+
+
 @pytest.mark.parametrize("length", range(MAX_COMMAND // 6 - 5, MAX_COMMAND // 6 + 5))
 def test_a_command_that_just_fits_is_not_cut(length: int) -> None:
     """Either all of the words are there, or as many as fit: the next one would not have."""
