@@ -105,14 +105,14 @@ def collector() -> str | None:
     url = os.environ.get(ENDPOINT, COLLECTOR)
     try:
         parts = urlsplit(url)
-        host, port = parts.hostname or "", f":{parts.port}"
+        host, port = str(parts.hostname), f":{parts.port}"
         whole = parts.netloc.lower() in (host, host + port, f"[{host}]", f"[{host}]{port}")  # no user or password
         allowed = parts.scheme == "https" or (parts.scheme == "http" and ip_address(host).is_loopback)
     except ValueError:  # a name, which can mean any machine; a port that is none
         return None
     # Nothing that could break out of the request's lines.
     plain = url.isascii() and url.isprintable() and len(url) <= MAX_URL and not set(url) & set(" \\#%")
-    return url if host and port != ":0" and whole and allowed and plain else None
+    return url if port != ":0" and whole and allowed and plain else None
 
 
 def headers(url: str, event: bytes) -> str:

@@ -7,6 +7,7 @@ environment of its own that finds this one's packages. Ends non-zero where a gua
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -132,7 +133,6 @@ GUARDS = [
     ),
     Guard("http is not ftp", 'parts.scheme == "http" and ', "", "sender -k no_other_place"),
     Guard("https alone", 'allowed = parts.scheme == "https" or', "allowed = True or", "sender -k no_other_place"),
-    Guard("an address has a host", "return url if host and ", "return url if ", "sender -k no_other_place"),
     Guard("a port that is none", 'port != ":0" and ', "", "sender -k no_other_place"),
     Guard("an address without user, password, more", "whole and ", "", "sender -k no_other_place"),
     Guard(
@@ -543,7 +543,7 @@ import importlib, json, os, signal, sys
 sys.dont_write_bytecode = True
 reply = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)
-for name in ("pytest", "hypothesis", "psutil", "pexpect", "yaml", "trustme", "kedro"):
+for name in ("pytest", "hypothesis", "psutil", "pexpect", "yaml", "trustme", "kedro.framework.cli.cli", "kedro.io"):
     importlib.import_module(name)
 assert "kedro_telemetry.plugin" not in sys.modules
 for line in sys.stdin:
@@ -581,7 +581,10 @@ class Copy:
             (scripts / name).write_text(f"#!{scripts / 'python'}\n{text.partition(NEW_LINE)[2]}")
             (scripts / name).chmod(0o755)
         line = [str(scripts / "python"), "-c", SERVER]
-        self.server = subprocess.Popen(line, cwd=self.root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        env = {**os.environ, "KEDRO_LOGGING_CONFIG": str(self.root / "tests" / "logging.yml")}
+        self.server = subprocess.Popen(
+            line, cwd=self.root, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
 
     def write(self, source: str) -> None:
         (self.root / PLUGIN).write_text(source, encoding="utf-8")
@@ -591,8 +594,7 @@ class Copy:
         """Pytest's exit status for these files (`masking` for tests/test_masking.py) and this choice; its output."""
         options = [
             "-q",
-            "-p",
-            "no:cacheprovider",
+            "--ff",  # a mutant often dies of the same test as the one before
             "--tb=line",
             "--hypothesis-profile=no-shrinking",
             *(["-k", chosen] if chosen else []),
