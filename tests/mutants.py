@@ -30,7 +30,7 @@ TESTS = {
     "mask_option": "masking event",
     "seal": "event sender",
     "collector": "sender event hooks question",
-    "headers": "sender event hooks",
+    "headers": "event documents sender",
     "send": "sender faults servers system_calls",
     "read_own": "consent identity platforms system_calls places",
     "write_new": "identity question platforms command_line places",

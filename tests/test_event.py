@@ -257,6 +257,14 @@ def test_what_is_no_mapping_is_an_error(properties: Any) -> None:
         seal(properties)
 
 
+def test_the_headers() -> None:
+    """Names, values and order, as any collector may rely on them."""
+    assert headers("https://collector.example:8443/track", b"{}") == (
+        "Host: collector.example:8443\nUser-Agent: kedro-telemetry/1.0.0+hardened\nContent-Type: application/json\n"
+        "Content-Length: 2\nAccept-Encoding: identity\nConnection: close"
+    )
+
+
 def test_the_largest_request_is_below_one_and_a_half_kib() -> None:
     """The longest of each field to the longest endpoint, with all headers (contract section 7)."""
     assert len(LONGEST["command"]) == MAX_COMMAND

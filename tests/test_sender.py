@@ -339,7 +339,7 @@ def test_no_other_place_is_a_collector(form: str, monkeypatch: pytest.MonkeyPatc
     [
         plugin.COLLECTOR,
         "https://collector.example",
-        "https://collector.example:8443/a/b?c=d",
+        "https://collector.example:8443/a/X?c=d@e",
         "https://192.0.2.1/",
         "https://[2001:db8::1]:8443/",
         "HTTPS://Collector.Example/",
