@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import environment
+import psutil
 import pytest
 from hypothesis import Phase, settings
 
@@ -18,12 +20,28 @@ import sitecustomize  # noqa: F401  the guard of the child processes, for this p
 import support
 
 settings.register_profile("no-shrinking", phases=[Phase.explicit, Phase.reuse, Phase.generate])  # for mutants
+OWN = Path.home() / ".config" / "kedro"  # before the environment is scrubbed
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background would hand on that it is ignored
+
+
+def surroundings() -> dict[Path, int]:
+    """When the files of the checkout and of the user's own configuration of Kedro were written; caches left out."""
+    files = [path for path in environment.ROOT.glob("[!.]*/**/*") if not {"__pycache__", "dist"} & set(path.parts)]
+    return {path: path.stat().st_mtime_ns for path in [*files, *OWN.glob("**/*")] if path.is_file()}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_is_written_elsewhere() -> Iterator[None]:
+    """The suite leaves the checkout, and the home of the person who runs it, as they were."""
+    before = surroundings()
+    yield
+    assert surroundings() == before
 
 
 @pytest.fixture(autouse=True)
 def _scrub(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A scrubbed environment; afterwards, no sender is left and nothing tried to leave the machine."""
+    """A scrubbed environment; afterwards, no process is left and nothing tried to leave the machine."""
+    before = psutil.Process().children(recursive=True)
     home = tmp_path_factory.mktemp("home")
     escapes = home / "escapes.log"
     for name in list(os.environ):
@@ -32,6 +50,9 @@ def _scrub(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyP
         monkeypatch.setenv(name, value)
     yield
     support.wait_for_no_sender(8)
+    started = [child for child in psutil.Process().children(recursive=True) if child not in before]
+    _, alive = psutil.wait_procs(started, timeout=8)
+    assert not alive, "processes are left"
     assert not escapes.exists(), escapes.read_text()
 
 

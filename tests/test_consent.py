@@ -386,14 +386,35 @@ def test_a_file_of_exactly_the_limit_is_read(folder: Path) -> None:
 def test_row_5_a_symbolic_link(target: str, folder: Path) -> None:
     (folder / ".telemetry").rename(folder / "yes")
     (folder / ".telemetry").symlink_to(target)
+    assert said_no(folder) == "off: .telemetry cannot be trusted: it is a link"
+
+
+@pytest.mark.skipif(not hasattr(os, "O_NOFOLLOW"), reason="Windows has no O_NOFOLLOW")
+def test_row_5_a_link_that_comes_between_two_looks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first look finds a regular file; when the file is opened, a link is in its place."""
+    (folder / "yes").write_text("consent: true\n")
+    looked = os.lstat(folder / "yes")
+    (folder / ".telemetry").unlink()
+    (folder / ".telemetry").symlink_to("yes")
+    monkeypatch.setattr(os, "lstat", lambda _: looked)
     assert "cannot be trusted" in said_no(folder)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no FIFOs")
+def test_row_5_a_fifo_that_comes_between_two_looks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = os.lstat(folder / ".telemetry")
+    (folder / ".telemetry").unlink()
+    os.mkfifo(folder / ".telemetry")
+    monkeypatch.setattr(os, "lstat", lambda _: looked)
+    assert "not a regular file" in said_no(folder)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no FIFOs")
 def test_row_5_a_fifo_does_not_block(folder: Path) -> None:
     (folder / ".telemetry").unlink()
     os.mkfifo(folder / ".telemetry")
-    assert "not a regular file" in said_no(folder)
+    wrong = "it is not a regular file of your own, closed to others"
+    assert said_no(folder) == f"off: .telemetry cannot be trusted: {wrong}"
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no FIFOs")
