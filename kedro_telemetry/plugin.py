@@ -195,8 +195,8 @@ def write_new(path: str, text: str, mode: int, target: str | None = None) -> Non
     """Write a file that must not exist yet, and put it in the place of `target`; if that fails, leave none behind."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
-        with open(descriptor, "w", encoding="ascii", newline="\n") as file:
-            file.write(text)
+        with open(descriptor, "wb") as file:
+            file.write(text.encode())
         if target:
             os.replace(path, target)
     except BaseException:

@@ -96,6 +96,12 @@ def test_without_a_home_variable_it_is_that_of_the_user_database(monkeypatch: py
     assert salt_path() == f"{pwd.getpwuid(os.getuid()).pw_dir}/.config/kedro/telemetry.salt"
 
 
+@pytest.mark.parametrize("home", ["relative", "", "."])
+def test_the_salt_never_depends_on_the_folder_of_the_command(home: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", home)
+    assert os.path.isabs(salt_path())
+
+
 # --- Terminals ---
 CONSOLE, NUL = "<_io._WindowsConsoleIO mode='rb'>", "<_io.FileIO name='nul' mode='rb'>"
 
