@@ -1,4 +1,4 @@
-"""Mutation testing of the plugin: `python3 tests/mutants.py [function]`. For each mutant, a test has to fail.
+"""Mutation testing of the plugin: `python3 tests/mutants.py [function ...]`. For each mutant, a test has to fail.
 
 mutmut makes them; the tests run in copies of the repository, as `guards.py` runs them, since a mutant must also
 be what the sender process runs. Survivors must be in `equivalent.txt`, with the reason why no test can tell them apart.
@@ -35,7 +35,7 @@ TESTS = {
     "read_own": "consent identity platforms",
     "write_new": "identity command_line platforms",
     "salt_path": "platforms identity",
-    "at_terminal": "consent platforms question",
+    "at_terminal": "platforms consent",
     "decide": "consent hooks names command_line",
     "parse_consent": "consent",
     "ask": "coverage question platforms",
@@ -134,11 +134,11 @@ def work(folder: Path, source: str, todo: queue.SimpleQueue[Mutant], red: Red, r
     copy.close()
 
 
-def main(function: str | None = None) -> int:
-    """Try the mutants of this function alone (an empty name: of what stands outside of functions), or all."""
+def main(*functions: str) -> int:
+    """Try the mutants of these functions alone (an empty name: of what stands outside of functions), or all."""
     os.chdir(ROOT)  # where mutmut finds its settings
     source = (ROOT / PLUGIN).read_text(encoding="utf-8")
-    chosen = [mutant for mutant in mutants(source) if function in (None, mutant.function)]
+    chosen = [mutant for mutant in mutants(source) if mutant.function in (functions or [mutant.function])]
     known, results, todo = equivalent(), dict[Mutant, str](), queue.SimpleQueue[Mutant]()
     for mutant in sorted(chosen, key=lambda mutant: mutant.function in ("", "ask", "send")):  # the longest come last
         if mutant.change not in known:
@@ -154,11 +154,11 @@ def main(function: str | None = None) -> int:
     survived = [mutant for mutant, test in results.items() if not test]
     kept = len(chosen) - len(results)
     print(f"{len(chosen)} mutants: {len(results) - len(survived)} killed, {kept} equivalent, {len(survived)} survived")
-    stale = set(known) - {mutant.change for mutant in chosen} if function is None else set()
+    stale = set(known) - {mutant.change for mutant in chosen} if not functions else set()
     print("".join(f"no mutant any more, delete it from equivalent.txt:\n{change}\n" for change in stale), end="")
     return int(bool(survived or stale or not chosen or len(results) + kept != len(chosen)))
 
 
 if __name__ == "__main__":
     environment.enter("test,mutation")
-    sys.exit(main(*sys.argv[1:2]))
+    sys.exit(main(*sys.argv[1:]))

@@ -106,12 +106,19 @@ def test_the_salt_never_depends_on_the_folder_of_the_command(home: str, monkeypa
 CONSOLE, NUL = "<_io._WindowsConsoleIO mode='rb'>", "<_io.FileIO name='nul' mode='rb'>"
 
 
+class Buffer:
+    """Where Python keeps the file itself, whose type tells Windows' consoles apart."""
+
+    def __init__(self, raw: str) -> None:
+        self.raw = raw
+
+
 class Stream(io.StringIO):
-    """One of the three; `raw` stands where Python keeps the file itself, whose type tells Windows' consoles apart."""
+    """One of the three."""
 
     def __init__(self, terminal: bool, raw: str = CONSOLE) -> None:
         super().__init__()
-        self.terminal, self.buffer = terminal, SimpleNamespace(raw=raw)  # type: ignore[misc, assignment]
+        self.terminal, self.buffer = terminal, Buffer(raw)  # type: ignore[misc, assignment]
 
     def isatty(self) -> bool:
         return self.terminal
@@ -128,7 +135,7 @@ def keyboard(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """What types into a real terminal, which is descriptor 0 here and has this process in its foreground."""
     saved, (master, slave) = os.dup(0), os.openpty()
     os.dup2(slave, 0)
-    monkeypatch.setattr(os, "tcgetpgrp", lambda _: os.getpgrp())
+    monkeypatch.setattr(os, "tcgetpgrp", lambda descriptor: -1 if descriptor else os.getpgrp())
     yield master
     os.dup2(saved, 0)
     for descriptor in (saved, master, slave):
@@ -143,6 +150,14 @@ def asked_on_windows(monkeypatch: pytest.MonkeyPatch) -> bool:
 
 def test_windows_has_no_jobs_in_the_background(like_windows: None, monkeypatch: pytest.MonkeyPatch) -> None:
     use_terminals(monkeypatch)
+    assert asked_on_windows(monkeypatch)
+
+
+def test_windows_has_consoles_without_a_buffer(like_windows: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `python -u` leaves standard output and error."""
+    unbuffered = Stream(True)
+    unbuffered.buffer = SimpleNamespace(console=CONSOLE)  # type: ignore[misc, assignment]
+    use_terminals(monkeypatch, stdout=unbuffered, stderr=unbuffered)
     assert asked_on_windows(monkeypatch)
 
 
