@@ -147,8 +147,7 @@ def send() -> None:
 
 
 if __name__ == "__main__":
-    send()
-    sys.exit()
+    sys.exit(send())  # type: ignore[func-returns-value]  # ends here, whatever happened in there
 
 # --- THE WALL. The sender process has ended above this line. What follows is the user's process. ---
 import hashlib

@@ -213,8 +213,8 @@ GUARDS = [
     ),
     Guard(
         "the sender ends at the wall",
-        "    send()\n    sys.exit()\n",
-        "    send()\n",
+        "    sys.exit(send())  # type: ignore[func-returns-value]",
+        "    pass",
         "sender -k 'standard_library_alone or byte_for_byte'",
     ),
     # --- Files and terminals ---
