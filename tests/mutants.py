@@ -2,7 +2,7 @@
 
 mutmut makes them; the tests run in copies of the repository, as `guards.py` runs them, since a mutant must also
 be what the sender process runs. Survivors must be in `equivalent.txt`, with the reason why no test can tell them apart.
-Takes about an hour on two cores: CI runs `guards.py`, the part of it that removes each line that says no.
+It takes more than an hour on two cores: CI runs `guards.py`, the part of it that removes each line that says no.
 """
 
 from __future__ import annotations
