@@ -526,9 +526,15 @@ GUARDS = [
     ),
     Guard(
         "an error of the system is said",
-        "    except OSError as error:\n        parser.error",
+        "    except (OSError, ValueError) as error:\n        parser.error",
         "    except ZeroDivisionError as error:\n        parser.error",
         "command_line -k 'half_written or cannot_be_deleted'",
+    ),
+    Guard(
+        "an error of the output is no yes",
+        "    except (OSError, ValueError) as error:\n        parser.error",
+        "    except OSError as error:\n        parser.error",
+        "command_line -k cannot_be_written",
     ),
 ]
 
