@@ -147,11 +147,11 @@ GUARDS = [
     *(
         Guard(
             f"an address without {sign!r}",
-            '" \\\\#%"',
+            '" @\\\\#%"',
             f'"{"".join(s for s in kept if s != sign)}"'.replace("\\", "\\\\"),
             "sender -k no_other_place",
         )
-        for kept in (" \\#%",)
+        for kept in (" @\\#%",)
         for sign in kept
     ),
     Guard(
@@ -197,6 +197,12 @@ GUARDS = [
         "opener = request.build_opener()",
         "faults -k 'test_redirect and 302'",
         ("    http.client.parse_headers = ", "    http.client.nothing = "),
+    ),
+    Guard(
+        "an answer takes no memory",
+        "    http.client._MAXLINE = MAX_EVENT",
+        "    http.client.nothing = MAX_EVENT",
+        "sender -k whatever_the_answer",
     ),
     Guard(
         "loopback takes no proxy, twice over",

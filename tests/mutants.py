@@ -15,6 +15,7 @@ import signal
 import sys
 import tempfile
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -127,10 +128,10 @@ def killed_by(mutant: Mutant, source: str, copy: Copy, red: Red) -> str:
 def work(folder: Path, source: str, todo: queue.SimpleQueue[Mutant], red: Red, results: dict[Mutant, str]) -> None:
     copy = Copy(folder)
     copy.seconds = 240
-    while not todo.empty():
-        mutant = todo.get()
-        results[mutant] = killed_by(mutant, source, copy, red)
-        print(results[mutant] or f"SURVIVED in {mutant.function or 'the policy'}:\n{mutant.change}", flush=True)
+    with suppress(queue.Empty):
+        while mutant := todo.get_nowait():
+            results[mutant] = killed_by(mutant, source, copy, red)
+            print(results[mutant] or f"SURVIVED in {mutant.function or 'the policy'}:\n{mutant.change}", flush=True)
     copy.close()
 
 
