@@ -416,17 +416,6 @@ def test_preview_shows_whatever_the_consent(
     assert path.exists() == bool(consent)
 
 
-def test_preview_is_silent_in_shell_completion(
-    commands: Commands, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Where it is set for good, Tab would write it over the prompt."""
-    monkeypatch.setenv(PREVIEW, "1")
-    monkeypatch.setenv("_KEDRO_COMPLETE", "bash_complete")
-    commands.before("info")
-    commands.after()
-    assert capsys.readouterr().err == ""
-
-
 def test_preview_outside_of_a_project(
     commands: Commands, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -436,14 +425,30 @@ def test_preview_outside_of_a_project(
     assert "Telemetry is off: not in a Kedro project." in capsys.readouterr().err
 
 
-def test_preview_without_a_collector(
+@pytest.fixture
+def previewed(
     commands: Commands, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv(PREVIEW, "1")
-    monkeypatch.setenv("KEDRO_TELEMETRY_ENDPOINT", "nowhere")
-    commands.before("info")
-    commands.after()
-    assert "POST nowhere: KEDRO_TELEMETRY_ENDPOINT is refused\n" in capsys.readouterr().err
+) -> Callable[[str, str], str]:
+    """What a preview of a command writes where one more variable is set."""
+
+    def show(name: str, value: str) -> str:
+        monkeypatch.setenv(PREVIEW, "1")
+        monkeypatch.setenv(name, value)
+        commands.before("info")
+        commands.after()
+        return capsys.readouterr().err
+
+    return show
+
+
+def test_preview_without_a_collector(previewed: Callable[[str, str], str]) -> None:
+    shown = previewed("KEDRO_TELEMETRY_ENDPOINT", "nowhere")
+    assert "POST nowhere: KEDRO_TELEMETRY_ENDPOINT is refused\n" in shown
+
+
+def test_preview_is_silent_in_shell_completion(previewed: Callable[[str, str], str]) -> None:
+    """Where it is set for good, Tab would write it over the prompt."""
+    assert previewed("_KEDRO_COMPLETE", "bash_complete") == ""
 
 
 def test_preview_of_a_salt_that_is_there(
