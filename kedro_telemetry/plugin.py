@@ -143,8 +143,8 @@ def send() -> None:
     http.client._MAXLINE = MAX_EVENT  # type: ignore[attr-defined]  # whatever answers, it takes no memory
     http.client.parse_headers = lambda *_, **__: sys.exit()  # the collector's is read as far as its status line
     post = request.Request(url, event, dict(line.split(": ", 1) for line in headers(url, event).split("\n")))
-    with suppress(Exception):  # nobody reads why it failed; a traceback would cost more than the event
-        opener.open(post, timeout=DEADLINE)
+    sys.excepthook = lambda *_: None  # nobody reads why it failed: a traceback would cost more than the event
+    opener.open(post, timeout=DEADLINE)
 
 
 if __name__ == "__main__":
