@@ -13,18 +13,22 @@ SECURITY.md names the test that proves each rule. Out of scope: hostile code tha
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from ipaddress import ip_address
-from typing import Any, ClassVar, Final
 from urllib.parse import urlsplit
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # annotations are not evaluated: only a type checker needs their names
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Any, ClassVar, Final
 
 VERSION: Final = "1.0.0+hardened"
 COLLECTOR: Final = "https://heapanalytics.com/api/track"
-ENDPOINT: Final = "KEDRO_TELEMETRY_ENDPOINT"  # a variable: changes where events go, never whether
+ENDPOINT, PREVIEW = "KEDRO_TELEMETRY_ENDPOINT", "KEDRO_TELEMETRY_PREVIEW"  # where events go; show them, send none
 MASK: Final = "*****"
 MAX_EVENT: Final = 4096  # bytes: what a pipe takes on any system before it is read
 MAX_COMMAND, MAX_URL = 420, 200  # characters: together they keep a request below 1.5 KiB
@@ -101,7 +105,7 @@ def seal(properties: Mapping[str, Any]) -> bytes:
 
 
 def collector() -> str | None:
-    """Where events go: an https URL, or http to a loopback address; None if it is neither."""
+    """Where events go: an https URL, or http to a loopback address, that cannot break out of a request; or None."""
     url = os.environ.get(ENDPOINT, COLLECTOR)
     try:
         parts = urlsplit(url)
@@ -110,7 +114,6 @@ def collector() -> str | None:
         allowed = parts.scheme == "https" or (parts.scheme == "http" and ip_address(host).is_loopback)
     except ValueError:  # a name, which can mean any machine; a port that is none
         return None
-    # Nothing that ends up in logs, or could break out of the request.
     plain = url.isascii() and url.isprintable() and len(url) <= MAX_URL and not set(url) & set(" @\\#%")
     return url if port != ":0" and whole and allowed and plain else None
 
@@ -123,8 +126,6 @@ def headers(url: str, event: bytes) -> str:
 
 def send() -> None:
     """All that the sender process does. An error ends it: nobody listens to its output."""
-    import faulthandler
-
     faulthandler.dump_traceback_later(DEADLINE, exit=True)  # also in a name look-up, which no timeout bounds
     import http.client
     import ssl
@@ -163,7 +164,6 @@ from pathlib import Path
 from kedro import __version__ as kedro_version
 from pluggy import HookimplMarker
 
-PREVIEW: Final = "KEDRO_TELEMETRY_PREVIEW"  # a variable: events are shown, none is sent
 CI_SIGNS: Final = """CI GITHUB_ACTION GITHUB_ACTIONS GITLAB_CI JENKINS_URL TF_BUILD TRAVIS CIRCLECI BUILDKITE APPVEYOR
 TEAMCITY_VERSION BITBUCKET_BUILD_NUMBER CODEBUILD_BUILD_ID""".split()  # as each CI system documents its own
 ON, ASK = 4, 6  # rows of the table in SECURITY.md: a trusted yes; no answer yet, and a person to ask
