@@ -13,7 +13,6 @@ SECURITY.md names the test that proves each rule. Out of scope: hostile code tha
 
 from __future__ import annotations
 
-import faulthandler
 import json
 import os
 import sys
@@ -78,10 +77,9 @@ def mask_option(arg: str) -> tuple[list[str], bool]:
 
 
 # --- The event: all that can leave, each field's type and form. To add one is a new major version ---
-DIGEST: Final = (str, lambda v: len(v) == 32 and set(v) <= set("0123456789abcdef"))
 COUNT: Final = (int, lambda v: 0 <= v < 10**9 and not str(v)[2:].strip("0"))  # two digits: none stands out
 FIELDS: Final[Mapping[str, tuple[type, Callable[[Any], bool]]]] = {
-    **dict.fromkeys(("username", "package_name"), DIGEST),
+    **dict.fromkeys(("username", "package_name"), (str, lambda v: len(v) == 32 and set(v) <= set("0123456789abcdef"))),
     "command": (str, lambda v: v == mask_command(v.split(" ")[1:])),
     "project_version": (str, lambda v: len(v) < 12 and v.isascii() and all(map(str.isdecimal, v.split(".")))),
     "telemetry_version": (str, lambda v: v == VERSION),
@@ -126,6 +124,8 @@ def headers(url: str, event: bytes) -> str:
 
 def send() -> None:
     """All that the sender process does. An error ends it: nobody listens to its output."""
+    import faulthandler
+
     faulthandler.dump_traceback_later(DEADLINE, exit=True)  # also in a name look-up, which no timeout bounds
     import http.client
     import ssl
@@ -331,7 +331,7 @@ def preview(verdict: str, event: bytes) -> str:
     return f"{note}\nPOST {url or f'nowhere: {ENDPOINT} is refused'}\n{headers(url, event)}\n\n{event.decode()}\n"
 
 
-class Sender(subprocess.Popen[bytes]):
+class Sender(subprocess.Popen):  # type: ignore[type-arg]  # `[bytes]` would slow the import
     started: ClassVar[list[Sender]] = []
 
     def __del__(self) -> None: ...  # replaces Popen's, which would warn that it still runs
