@@ -433,13 +433,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = ArgumentParser("kedro-telemetry", description=main.__doc__, formatter_class=RawTextHelpFormatter)
     parser.add_argument("action", choices=("status", "allow", "deny", "forget"))
     try:
-        action, project = parser.parse_args(arguments).action, find_project()
-        if action == "status":
-            return status(project)
+        action = parser.parse_args(arguments).action
         if action == "forget":
             Path(salt_path()).unlink(missing_ok=True)
             print(f"No salt is left at {salt_path()}: the next event has a new identity.")
-        elif project is None:
+        elif action == "status":
+            return status(find_project())
+        elif (project := find_project()) is None:
             parser.error("this is not a Kedro project: go to the folder with its pyproject.toml")
         else:
             path = os.path.join(project, ".telemetry")

@@ -98,6 +98,7 @@ def test_a_yes(data: bytes) -> None:
         b"consent: 1\n",
         b"consent: tRUE\n",
         b"consent: trues\n",
+        b"consent: trueX\n",
         b"consent: true true\n",
         b'consent: "true"\n',
         b"consent: 'true'\n",
@@ -374,6 +375,12 @@ def test_row_5_a_file_above_the_limit_is_not_cut_to_it(size: int, folder: Path) 
         file.write(b"#")
     assert "does not say" in said_no(folder)
     (folder / ".telemetry").write_bytes(b"consent: true\n" + b"#" * (size - 14))
+    assert "does not say" in said_no(folder)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows fills a file that is made longer")
+def test_row_5_a_file_larger_than_memory(folder: Path) -> None:
+    os.truncate(folder / ".telemetry", 2**40)
     assert "does not say" in said_no(folder)
 
 

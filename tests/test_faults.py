@@ -515,6 +515,36 @@ def _namespaces() -> None:
         absent(f"network namespaces (unshare, ip, mount; root, or user namespaces): {error}")
 
 
+SEEN = """\
+import sys
+sys.path.insert(0, sys.argv[1])
+import network, outside
+outside.close()
+before = outside.attempts()
+network.run_sender(sys.stdin.buffer.read(), sys.argv[2])
+print(outside.attempts() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="NOT TESTED HERE: namespaces are Linux's")
+@pytest.mark.usefixtures("_namespaces")
+@pytest.mark.parametrize(
+    ("url", "seen"),
+    [
+        ("https://192.0.2.1/x", True),
+        ("https://[2001:db8::1]/x", True),
+        ("https://127.0.0.1:9/x", False),
+        ("http://[::1]:9/x", False),
+    ],
+)
+def test_the_suite_sees_a_sender_that_tries_to_leave(url: str, seen: bool) -> None:
+    """What `conftest.py` does before the first test, and asks after each."""
+    line = [*UNSHARE, sys.executable, "-c", SEEN, str(Path(__file__).parent), url]
+    env = {**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
+    done = subprocess.run(line, input=plugin.seal({}), env=env, capture_output=True, timeout=60, check=True)
+    assert (int(done.stdout) > 0) == seen
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="NOT TESTED HERE: namespaces are Linux's")
 @pytest.mark.usefixtures("_namespaces")
 @pytest.mark.parametrize(
