@@ -105,6 +105,29 @@ def command(args):
     return found
 
 
+def profile(args):
+    """What `command` does with this plugin, taken apart: milliseconds by step."""
+    import importlib.util, marshal
+    import kedro.framework.cli.cli
+    from kedro.framework.startup import bootstrap_project
+    metadata = bootstrap_project(Path.cwd())
+    found = {}
+    def step(what, do):
+        start = clock(); result = do(); found[what] = note(start)
+        return result
+    spec = step("finding two modules", lambda: importlib.util.find_spec("kedro_telemetry.plugin"))
+    data = step("reading the byte code", lambda: spec.loader.get_data(spec.cached))
+    code = step("unpacking it", lambda: marshal.loads(memoryview(data)[16:]))
+    plugin = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    step("running it", lambda: exec(code, vars(plugin)))
+    step("deciding", lambda: plugin.decide(os.fspath(metadata.project_path)))
+    salt = step("reading the salt", plugin.read_salt)
+    event = step("building the event", lambda: plugin.build(args, metadata, {}, salt or bytes(32)))
+    step("checking the endpoint", plugin.collector)
+    step("starting the sender", lambda: plugin.start_sender(event))
+    return found
+
+
 def floor():
     """What any plugin takes: an empty module where the plugin lies, a small file, an empty process."""
     import kedro.framework.cli.cli
@@ -364,6 +387,7 @@ def in_process(bench: Bench, kinds: dict[str, support.Collector]) -> Table:
         for kind, collector in kinds.items()
         for plugin in ("upstream", "ours")
     }
+    cases["profile", "ours"] = partial(bench.probe, "ours", kinds["answers"].url, "profile", args)
     cases["floor", "ours"] = partial(bench.probe, "ours", kinds["answers"].url, "floor")
     count = {c: 2 if c[0] in SLOW and c[1] == "upstream" else bench.repetitions for c in cases}
     found = interleaved(cases, count)
@@ -375,6 +399,8 @@ def in_process(bench: Bench, kinds: dict[str, support.Collector]) -> Table:
     for part, what in (("import", "import"), ("before", "before the command"), ("after", "after the command")):
         row = table[f"of that, {what} (collector answers), ms"] = {"none": 0.0}
         row |= {plugin: found["answers", plugin][part] for plugin in ("upstream", "ours")}
+    for step, milliseconds in found["profile", "ours"].items():
+        table[f"profile: {step}, ms"] = {"ours": milliseconds}
     floor = found["floor", "ours"]
     table["the floor: import an empty module, read a file, start an empty `python -I -S`, ms"] = {
         plugin: sum(floor.values()) for plugin in ("upstream", "ours")

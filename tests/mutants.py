@@ -121,6 +121,8 @@ def killed_by(mutant: Mutant, source: str, copy: Copy, red: Red) -> str:
         status, output = copy.test(name, "")
         if status == -signal.SIGALRM or (status in (1, 2, 3) and re.search(r"^(FAILED|ERROR) ", output, re.MULTILINE)):
             return name
+        if output.startswith("ImportError while loading conftest"):  # the plugin itself cannot be imported
+            return "conftest"
         assert status == 0, f"pytest ended with {status}: {output[-2000:]}"
     return ""
 

@@ -474,6 +474,16 @@ def test_takes_little_memory_whatever_the_answer(status: str) -> None:
     assert taken <= MEMORY
 
 
+def test_loads_nothing_for_annotations() -> None:
+    """Contract section 7: they are for a type checker, and `typing` alone takes a megabyte."""
+    line = [*SENDER[:-1], "-X", "importtime", SENDER[-1]]
+    env = {plugin.ENDPOINT: "http://127.0.0.1:9/"}
+    loaded = subprocess.run(line, input=EVENT, env=env, capture_output=True, timeout=30, check=False)
+    names = {found.rpartition("|")[2].strip() for found in loaded.stderr.decode().splitlines()}
+    assert "urllib.request" in names
+    assert "typing" not in names
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no sessions, niceness and descriptors of this kind")
 def test_is_a_process_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """As `start_sender` starts it: its own session, lowest priority; no descriptor, folder, variable of the user's."""
