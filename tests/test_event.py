@@ -42,6 +42,7 @@ LONGEST: dict[str, Any] = GOOD | {
     **dict.fromkeys(COUNTS, 990_000_000),
 }
 SALT = bytes(range(32))
+KEDROS_TOOLS = "Linting, Testing, Custom Logging, Documentation, Data Structure, PySpark, Kedro Viz"
 
 
 class Text(str):
@@ -197,6 +198,14 @@ def test_a_value_of_another_type_is_left_out(name: str) -> None:
     wrong += [Text(good), 12, b"12"] if isinstance(good, str) else [Number(good), str(good)]
     for value in wrong:
         assert name not in sealed(**{name: value}), repr(value)
+
+
+def test_the_tools_are_those_that_kedro_names() -> None:
+    """Contract section 3: each passes, Kedro Viz of older releases among them."""
+    assert json.loads(seal({"tools": KEDROS_TOOLS}))["properties"] == {"tools": KEDROS_TOOLS}
+    starters = pytest.importorskip("kedro.framework.cli.starters")
+    named = getattr(starters, "NUMBER_TO_TOOLS_NAME", {})  # from Kedro 0.19 on
+    assert set(named.values()) <= set(KEDROS_TOOLS.split(", "))
 
 
 @pytest.mark.parametrize("name", ["secret", "Username", "app_id", "identity", "event", "properties", "", "path"])

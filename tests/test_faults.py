@@ -370,7 +370,7 @@ TLS_FAULTS = [
 ]
 NO_TLS = ["silent", "a byte a second", "noise", "500", "resets at once", "no answer", "endless noise"]
 NO_PROXY = ["silent", "resets at once", "noise", "407", "500", "endless headers", "a byte a second"]
-NOWHERE = ["http://127.0.0.1:9", "nonsense", "http://", "socks5://127.0.0.1:9", "file:///etc", "http://127.0.0.1:x"]
+NOWHERE = ["http://127.0.0.1:9", "127.0.0.1:9", "http://", "socks5://127.0.0.1:9", "file:///etc", "http://127.0.0.1:x"]
 
 
 @pytest.mark.parametrize("fault", TLS_FAULTS)

@@ -224,6 +224,11 @@ def test_the_file_is_at_most_450_lines() -> None:
     assert max(len(line) for line in SOURCE.splitlines()) <= 120
 
 
+def test_the_sender_has_a_second_to_start() -> None:
+    """Contract section 4: gone within 5 seconds; its own clock starts when the interpreter has."""
+    assert plugin.DEADLINE + 1 <= 5
+
+
 def test_functions_are_short() -> None:
     sizes = {function.name: lines(function) for function in functions()}
     assert {name: size for name, size in sizes.items() if size > 25} == {}

@@ -317,7 +317,7 @@ ELSEWHERE = (
     "http+unix://{host}/",
     "javascript:1",
     "http://{host}/" + "a" * plugin.MAX_URL,
-    "https://" + "a" * plugin.MAX_URL,
+    "https://" + "a" * 193,
 )
 # Where a broken check would connect to this machine, and look up no name.
 TO_THIS_MACHINE = [
@@ -347,7 +347,7 @@ def test_no_other_place_is_a_collector(form: str, monkeypatch: pytest.MonkeyPatc
         "http://127.0.0.1:4321/",
         "http://127.255.255.254/",
         "http://[::1]:4321/api/track",
-        "https://" + "a" * (plugin.MAX_URL - 8),
+        "https://" + "a" * 192,
     ],
 )
 def test_these_places_are(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
