@@ -73,5 +73,7 @@ def test_the_command_says_what_is_wrong(
     with pytest.raises(SystemExit) as folder:
         plugin.main(["allow"])
     assert (outside.value.code, folder.value.code) == (2, 2)
-    assert "not a Kedro project" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert shown.startswith("usage: kedro-telemetry "), "whatever started it"
+    assert "not a Kedro project" in shown
     assert [path.name for path in project.glob(".telemetry*")] == [".telemetry"]
