@@ -143,9 +143,9 @@ def send() -> None:
     opener.add_handler(request.HTTPSHandler(context=ssl.create_default_context()))
     http.client._MAXLINE = MAX_EVENT  # type: ignore[attr-defined]  # whatever answers, it takes no memory
     http.client.parse_headers = lambda *_, **__: sys.exit()  # the collector's is read as far as its status line
-    post = request.Request(url, event, dict(line.split(": ", 1) for line in headers(url, event).split("\n")))
+    post = request.Request(url, event, dict(line.split(": ") for line in headers(url, event).split("\n")))
     sys.excepthook = lambda *_: None  # nobody reads why it failed: a traceback would cost more than the event
-    opener.open(post, timeout=DEADLINE)
+    opener.open(post)
 
 
 if __name__ == "__main__":

@@ -474,6 +474,14 @@ def test_takes_little_memory_whatever_the_answer(status: str) -> None:
     assert taken <= MEMORY
 
 
+def test_a_failed_delivery_is_silent() -> None:
+    """Nobody reads why, and a traceback would cost more memory than the event."""
+    with socket.socket() as bound:  # and not listening
+        bound.bind(("127.0.0.1", 0))
+        done = run_sender(EVENT, f"http://127.0.0.1:{bound.getsockname()[1]}/")
+    assert (done.returncode, done.stdout, done.stderr) == (1, b"", b"")
+
+
 def test_loads_nothing_for_annotations() -> None:
     """Contract section 7: they are for a type checker, and `typing` alone takes a megabyte."""
     line = [*SENDER[:-1], "-X", "importtime", SENDER[-1]]
