@@ -252,12 +252,12 @@ def parse_consent(data: bytes) -> bool:
 
 def ask(project: str) -> tuple[int, str]:
     """Put the question, and record an answer. Anything else is a no for this command."""
-    print(QUESTION.format(url=collector()), end="", file=sys.stderr, flush=True)
+    sys.stderr.write(QUESTION.format(url=collector()))  # with newlines in it: all of it is shown at once
     answers = {"y\n": True, "yes\n": True, "\n": False, "n\n": False, "no\n": False}
     answered = os.name == "nt" or select.select([sys.stdin], [], [], 60)[0]  # seconds; Windows cannot wait like this
     answer = answers.get(sys.stdin.readline().lower()) if answered else None
     if answer is None:
-        print("\nNot an answer: nothing is sent or recorded.", file=sys.stderr)
+        sys.stderr.write("\nNot an answer: nothing is sent or recorded.\n")
         return ASK, "off: the question was not answered"
     with suppress(OSError):  # if it cannot be written, the answer holds for this command only
         write_new(os.path.join(project, ".telemetry"), f"consent: {str(answer).lower()}\n", 0o644)

@@ -69,7 +69,7 @@ def unasked(*line: str, cwd: Path, env: dict[str, str]) -> tuple[str, int | None
 
 
 def test_what_it_says(asking: Path, env: dict[str, str]) -> None:
-    """Issue 2: at most six lines of a terminal's width: what, to whom, how to see it and how to change one's mind."""
+    """At most six lines of a terminal's width: what, to whom, how to see it and how to change one's mind."""
     variables = {name: value for name, value in env.items() if name != plugin.ENDPOINT}
     child = start(KEDRO, "info", cwd=asking, env=variables)
     child.expect_exact(MARK)
@@ -81,6 +81,26 @@ def test_what_it_says(asking: Path, env: dict[str, str]) -> None:
     text = " ".join(lines)
     for word in ("masked", plugin.COLLECTOR, plugin.PREVIEW, "kedro-telemetry deny"):
         assert word in text
+
+
+def test_it_leaves_standard_output_alone(asking: Path, env: dict[str, str]) -> None:
+    """Both are terminals, and not the same one: all that telemetry says is on standard error, to the last character."""
+    master, slave = os.openpty()
+    line = f"exec {shlex.quote(KEDRO)} registry list > {os.ttyname(slave)}"
+    child = start("sh", "-c", line, cwd=asking, env=env)
+    child.expect_exact(f"{MARK} ")
+    question = f"{child.before}{child.after}"
+    child.sendline("maybe")
+    rest, status = finish(child)
+    assert status == 0
+    assert question == plugin.QUESTION.format(url=env[plugin.ENDPOINT]).replace("\n", "\r\n")
+    assert rest == "maybe\r\n\r\nNot an answer: nothing is sent or recorded.\r\n"
+    os.close(slave)
+    output = os.read(master, 4096).decode()
+    os.close(master)
+    assert "__default__" in output
+    assert "events" not in output
+    assert "answer" not in output
 
 
 def test_it_names_the_collector_in_use(asking: Path, env: dict[str, str], collector: support.Collector) -> None:
