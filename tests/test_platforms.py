@@ -153,6 +153,21 @@ def test_windows_has_no_jobs_in_the_background(like_windows: None, monkeypatch: 
     assert asked_on_windows(monkeypatch)
 
 
+def test_windows_waits_for_an_answer_by_reading_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """There `select` takes sockets alone."""
+
+    def refuses(*_: Any) -> None:
+        raise OSError("not a socket")
+
+    with monkeypatch.context() as windows:
+        windows.setattr(os, "name", "nt")
+        windows.setattr("select.select", refuses)
+        windows.setattr(sys, "stdin", io.StringIO("y\n"))
+        row, _ = plugin.ask(str(tmp_path))
+    assert row == ON
+    assert (tmp_path / ".telemetry").read_text() == "consent: true\n"
+
+
 def test_windows_has_consoles_without_a_buffer(like_windows: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """As `python -u` leaves standard output and error."""
     unbuffered = Stream(True)
