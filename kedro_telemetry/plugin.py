@@ -250,18 +250,18 @@ def parse_consent(data: bytes) -> bool:
     return [line for line in said if line] in (["consent: true"], ["consent: True"], ["consent: TRUE"])
 
 
-def ask(project: str) -> tuple[int, str]:
-    """Put the question, and record an answer. Anything else is a no for this command."""
+def ask(project: str) -> int:
+    """Put the question, and record an answer: ON after a yes. Anything else is a no for this command."""
     sys.stderr.write(QUESTION.format(url=collector()))  # with newlines in it: all of it is shown at once
     answers = {"y\n": True, "yes\n": True, "\n": False, "n\n": False, "no\n": False}
     answered = os.name == "nt" or select.select([sys.stdin], [], [], 60)[0]  # seconds; Windows cannot wait like this
     answer = answers.get(sys.stdin.readline().lower()) if answered else None
     if answer is None:
         sys.stderr.write("\nNot an answer: nothing is sent or recorded.\n")
-        return ASK, "off: the question was not answered"
+        return ASK
     with suppress(OSError):  # if it cannot be written, the answer holds for this command only
         write_new(os.path.join(project, ".telemetry"), f"consent: {str(answer).lower()}\n", 0o644)
-    return (ON, "on: you just said yes") if answer else (ASK, "off: you just said no")
+    return ON if answer else ASK
 
 
 def read_salt() -> bytes | None:
@@ -370,7 +370,7 @@ class TelemetryHook:
             project = str(project_metadata.project_path) if project_metadata else None
             row, verdict = decide(project)
             if project and row == ASK and collector() and not os.environ.get(PREVIEW):
-                row, verdict = ask(project)
+                row = ask(project)
             if row == ON or (os.environ.get(PREVIEW) and not os.environ.get("_KEDRO_COMPLETE")):
                 self.command = tuple(command_args), project_metadata, verdict, os.getpid()
 

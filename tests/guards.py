@@ -344,7 +344,7 @@ GUARDS = [
         "the question has an end", "sys.stdin], [], [], 60)[0]", "sys.stdin], [], [])[0]", "question -k nobody_answers"
     ),
     Guard("no answer is no", "    if answer is None:\n", "    if False:\n", "question -k 'no_answer or ctrl_d'"),
-    Guard("a no just said", "if answer else (ASK,", "if True else (ASK,", "question -k test_an_answer"),
+    Guard("a no just said", "return ON if answer else ASK", "return ON", "question -k test_an_answer"),
     Guard(
         "an answer's file",
         '{str(answer).lower()}\\n", 0o644)',

@@ -163,8 +163,7 @@ def test_windows_waits_for_an_answer_by_reading_it(monkeypatch: pytest.MonkeyPat
         windows.setattr(os, "name", "nt")
         windows.setattr("select.select", refuses)
         windows.setattr(sys, "stdin", io.StringIO("y\n"))
-        row, _ = plugin.ask(str(tmp_path))
-    assert row == ON
+        assert plugin.ask(str(tmp_path)) == ON
     assert (tmp_path / ".telemetry").read_text() == "consent: true\n"
 
 
