@@ -123,7 +123,7 @@ def test_an_answer(text: str, consent: bool, asking: Path, env: dict[str, str], 
     assert MARK not in shown
     assert "__default__" in shown
     assert (asking / ".telemetry").read_text() == f"consent: {str(consent).lower()}\n"
-    assert not (asking / ".telemetry").stat().st_mode & 0o022
+    assert (asking / ".telemetry").stat().st_mode & 0o777 == 0o644
     if consent:
         (event,) = collector.wait()
         assert event["properties"]["command"] == "kedro registry list"
