@@ -393,7 +393,7 @@ GUARDS = [
         "    with suppress(ZeroDivisionError):\n        os.makedirs",
         "identity -k takes_no_file",
     ),
-    Guard("one salt of many", "if read_salt() is None:", "if True:", "identity -k at_once"),
+    Guard("one salt of many", "if read_salt() is None:", "if True:", "identity -k 'at_once or made_once'"),
     Guard("a draft that was left", '        os.unlink(f"{path}.new")\n', "        pass\n", "identity -k left_behind"),
     Guard(
         "a name that is none",
@@ -526,8 +526,8 @@ GUARDS = [
     ),
     Guard(
         "an answer belongs to a project",
-        "        elif project is None:\n",
-        "        elif False:\n",
+        "        elif (project := find_project()) is None:\n",
+        "        elif not (project := find_project() or '.'):\n",
         "command_line -k outside_a_project",
     ),
     Guard(
