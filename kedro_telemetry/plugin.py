@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # annotations are not evaluated: only a type checker needs their names
     from collections.abc import Callable, Mapping, Sequence
-    from typing import Any, ClassVar, Final
+    from typing import Any, Final
 
 VERSION: Final = "1.0.0+hardened"
 COLLECTOR: Final = "https://heapanalytics.com/api/track"
@@ -331,20 +331,17 @@ def preview(verdict: str, event: bytes) -> str:
     return f"{note}\nPOST {url or f'nowhere: {ENDPOINT} is refused'}\n{headers(url, event)}\n\n{event.decode()}\n"
 
 
-class Sender(subprocess.Popen):  # type: ignore[type-arg]  # `[bytes]` would slow the import
-    started: ClassVar[list[Sender]] = []
-
-    def __del__(self) -> None: ...  # replaces Popen's, which would warn that it still runs
+STARTED: Final[list[subprocess.Popen[bytes]]] = []  # senders that may still run
 
 
 def start_sender(event: bytes) -> None:
     """Start a sender on this event, and do not wait for it."""
-    Sender.started = [sender for sender in Sender.started if sender.poll() is None]  # no zombies pile up
+    STARTED[:] = [sender for sender in STARTED if sender.poll() is None]  # no zombies pile up
     read_end, write_end = os.pipe()
     try:
         with open(write_end, "wb") as pipe:  # it fits, and its read end is open: no waiting, no signal
             pipe.write(event)
-        sender = Sender(
+        sender = subprocess.Popen(  # noqa: S603  # no shell, and no word from outside
             [sys.executable, "-I", "-S", os.path.abspath(__file__)],
             stdin=read_end,
             stdout=subprocess.DEVNULL,
@@ -354,7 +351,8 @@ def start_sender(event: bytes) -> None:
             start_new_session=True,
             creationflags=0x08000040 if os.name == "nt" else 0,  # CREATE_NO_WINDOW, IDLE_PRIORITY_CLASS
         )
-        Sender.started.append(sender)
+        sender._child_created = False  # type: ignore[attr-defined]  # else a warning at exit that it still runs
+        STARTED.append(sender)
     finally:
         os.close(read_end)
 

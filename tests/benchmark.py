@@ -295,7 +295,7 @@ class Bench:
 
     @property
     def repetitions(self) -> int:
-        return 3 if self.quick else 15
+        return 3 if self.quick else 25
 
     def python(self, plugin: str) -> str:
         return str(self.cache / plugin / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))

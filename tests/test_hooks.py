@@ -21,7 +21,7 @@ from kedro.framework.cli.hooks.manager import CLIHooksManager
 from kedro.framework.hooks.manager import _create_hook_manager, _register_hooks_entry_points
 from kedro.framework.project import pipelines
 
-from kedro_telemetry.plugin import PREVIEW, Sender, TelemetryHook, salt_path, telemetry_hook
+from kedro_telemetry.plugin import PREVIEW, STARTED, TelemetryHook, salt_path, telemetry_hook
 
 CATALOG = SimpleNamespace(keys=lambda: ["a", "b", "parameters"])
 
@@ -30,7 +30,7 @@ class Commands:
     """Real hook managers of Kedro's, with one hook of ours in both, and a project that said yes."""
 
     def __init__(self, project: Path) -> None:
-        self.hook, self.senders = TelemetryHook(), set(Sender.started)
+        self.hook, self.senders = TelemetryHook(), set(STARTED)
         self.metadata = SimpleNamespace(project_path=project, package_name="acme", tools=None, example_pipeline="False")
         self.cli, self.session = CLIHooksManager(), _create_hook_manager()
         for manager in (self.cli, self.session):
@@ -48,7 +48,7 @@ class Commands:
 
     def started_none(self, collector: support.Collector) -> bool:
         """Whether no sender was started since the beginning, and nobody connected."""
-        return set(Sender.started) <= self.senders and collector.connections == 0
+        return set(STARTED) <= self.senders and collector.connections == 0
 
     def after(self, exit_code: int = 0) -> None:
         self.cli.hook.after_command_run(project_metadata=self.metadata, command_args=[], exit_code=exit_code)
@@ -66,7 +66,7 @@ def commands(project_folder: Path, collector: support.Collector, monkeypatch: py
     monkeypatch.setenv("KEDRO_TELEMETRY_ENDPOINT", collector.url)
     pipelines.configure()
     yield Commands(project_folder)
-    for sender in Sender.started:
+    for sender in STARTED:
         sender.wait(support.SENDER_LIFE)
 
 
@@ -77,7 +77,7 @@ def texts(events: list[dict[str, Any]]) -> list[str]:
 def arrived(collector: support.Collector, count: int) -> list[str]:
     """The commands that arrive, once no sender is left that could bring one more."""
     collector.wait(count)
-    for sender in Sender.started:
+    for sender in STARTED:
         sender.wait(support.SENDER_LIFE)
     assert collector.connections == count
     return texts(collector.bodies)
@@ -170,12 +170,12 @@ def test_a_session_without_a_command_sends_nothing(commands: Commands, collector
 def test_a_fork_sends_nothing(commands: Commands, collector: support.Collector) -> None:
     """A worker of a parallel runner inherits the command, and its hooks. The command itself still sends."""
     commands.before("run")
-    before = list(Sender.started)
+    before = list(STARTED)
     child = os.fork()
     if child == 0:  # pragma: no cover
         commands.run()
         commands.after()
-        os._exit(Sender.started != before)
+        os._exit(before != STARTED)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, "the fork has started a sender"
     assert commands.started_none(collector)
     commands.run()
@@ -310,10 +310,10 @@ def test_a_real_ctrl_c_passes(commands: Commands) -> None:
 @pytest.mark.parametrize("url", ["", "ftp://127.0.0.1/", "http://collector.example/", "https://a:b@127.0.0.1/"])
 def test_no_collector_no_sender(url: str, commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KEDRO_TELEMETRY_ENDPOINT", url)
-    before = list(Sender.started)
+    before = list(STARTED)
     commands.before("info")
     commands.after()
-    assert Sender.started == before
+    assert before == STARTED
     assert not os.path.exists(salt_path()), "a salt is made for an event that is sent"
 
 
@@ -364,13 +364,13 @@ def test_no_thread_one_child_at_most_and_no_warning(commands: Commands, monkeypa
             commands.before("info")
             commands.after()
             assert threading.enumerate() == threads
-            assert len(Sender.started) == 1, "a finished child is reaped by the next command"
-            os.waitid(os.P_PID, Sender.started[0].pid, os.WEXITED | os.WNOWAIT)  # finished, and not reaped
-        Sender.started[0].wait()
-        monkeypatch.setattr(Sender, "started", [])
+            assert len(STARTED) == 1, "a finished child is reaped by the next command"
+            os.waitid(os.P_PID, STARTED[0].pid, os.WEXITED | os.WNOWAIT)  # finished, and not reaped
+        STARTED[0].wait()
+        STARTED.clear()
         commands.before("info")
         commands.after()
-        sender = Sender.started.pop()
+        sender = STARTED.pop()
         pid = sender.pid
         del sender
         gc.collect()
@@ -412,11 +412,11 @@ def test_preview_shows_whatever_the_consent(
     if consent:
         path.write_text(consent)
     monkeypatch.setenv(PREVIEW, "1")
-    before = list(Sender.started)
+    before = list(STARTED)
     commands.before("info")
     commands.after()
     assert "Telemetry is off: " in capsys.readouterr().err
-    assert Sender.started == before
+    assert before == STARTED
     assert path.exists() == bool(consent)
 
 

@@ -166,10 +166,10 @@ import os, pathlib, tempfile, types
 folder = pathlib.Path(tempfile.mkdtemp())
 (folder / ".telemetry").write_text("consent: true")
 known = set(__import__("sys").modules)
-from kedro_telemetry.plugin import Sender, telemetry_hook as hook
+from kedro_telemetry.plugin import STARTED, telemetry_hook as hook
 hook.before_command_run(types.SimpleNamespace(project_path=folder, package_name="acme"), ["info"])
 hook.after_command_run()
-(sender,) = Sender.started
+(sender,) = STARTED
 sender.wait()
 """
 
@@ -241,7 +241,7 @@ def test_functions_are_short() -> None:
         ("json.dumps", 1),  # in `seal`
         ("seal", 2),  # an event that is built, an event that is checked
         ("start_sender", 1),
-        ("Sender", 1),
+        ("subprocess.Popen", 1),
         ("ask", 1),
         ("make_salt", 1),
         ("os.urandom", 2),  # the salt, and that of a preview

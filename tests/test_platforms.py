@@ -17,7 +17,7 @@ import pytest
 import support
 
 from kedro_telemetry import plugin
-from kedro_telemetry.plugin import ASK, ON, Sender, at_terminal, build, decide, read_own, salt_path, start_sender
+from kedro_telemetry.plugin import ASK, ON, at_terminal, build, decide, read_own, salt_path, start_sender
 
 SALT = bytes(range(32))
 
@@ -275,7 +275,7 @@ def test_windows_starts_the_sender_without_a_window_at_the_lowest_priority(
         self.returncode, self._child_created = 0, False
 
     monkeypatch.setattr(subprocess.Popen, "__init__", record)
-    monkeypatch.setattr(Sender, "started", [])
+    monkeypatch.setattr(plugin, "STARTED", [])
     monkeypatch.setattr(plugin, "os", SimpleNamespace(**{**vars(os), "name": name}))
     start_sender(b"an event")
     assert asked["creationflags"] == flags

@@ -519,7 +519,7 @@ def test_is_a_process_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
             assert [file.partition(":")[0] for file in files.values()] == ["socket"]
         gate.open.set()
         assert gone(found.url)
-    plugin.Sender.started.clear()
+    plugin.STARTED.clear()
 
 
 def test_loads_the_standard_library_alone(collector: support.Collector) -> None:

@@ -185,7 +185,7 @@ def test_nginx_gets_a_burst(nginx: Nginx, monkeypatch: pytest.MonkeyPatch) -> No
         plugin.start_sender(event)
     assert sorted(line["event"].encode() for line in nginx.lines(AT_ONCE)) == sorted(events)
     assert gone(nginx.url)
-    plugin.Sender.started.clear()
+    plugin.STARTED.clear()
 
 
 def test_a_command_through_tinyproxy_to_nginx(nginx: Nginx, tinyproxy: Tinyproxy, project: Path) -> None:
