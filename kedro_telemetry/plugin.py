@@ -1,6 +1,6 @@
 """Opt-in usage telemetry for Kedro: all of it, in one file, to be read from here down.
 
-1. Nothing leaves, starts, is written or is shown unless a person said yes (`decide`, `ask`).
+1. Nothing leaves or starts unless a person said yes (`decide`, `ask`); only a question or a preview is shown before.
 2. At most one event per `kedro` command leaves: the FIELDS below, each in a closed form, through `seal` alone.
 3. Every value on a command line is masked: only the fixed words of COMMANDS and OPTIONS pass.
 4. Names leave as hashes, keyed with a random salt that never leaves and lives for a month.
@@ -56,11 +56,11 @@ OPTIONS: Final = """--alias= --all --artifact-path= --async --autoreload --await
 
 def mask_command(args: Sequence[str]) -> str:
     """`kedro` and these arguments, every value as `*****`, cut to MAX_COMMAND. Masking twice changes nothing."""
-    words, is_value = ["kedro"], False
+    words, is_value, end = ["kedro"], False, [*args, "--"].index("--")
     for position, arg in enumerate(args[: MAX_COMMAND // 3]):  # a word and its space: three characters or more
-        if is_value or "--" in args[:position]:
+        if is_value or position > end:
             shown, is_value = [MASK], False
-        elif " " not in arg and " ".join([*words[1:], arg]) in COMMANDS:  # so only before any other word
+        elif position < 3 and " " not in arg and " ".join([*words[1:], arg]) in COMMANDS:  # before any other word
             shown = [arg]
         else:
             shown, is_value = mask_option(arg)
@@ -127,11 +127,11 @@ def send() -> None:
     import faulthandler
 
     faulthandler.dump_traceback_later(DEADLINE, exit=True)  # also in a name look-up, which no timeout bounds
+    getattr(os, "nice", int)(19)  # Windows has no `nice`: `start_sender` sets the priority there
     import http.client
     import ssl
     from urllib import request
 
-    getattr(os, "nice", int)(19)  # Windows has no `nice`: `start_sender` sets the priority there
     event, url = sys.stdin.buffer.read(MAX_EVENT + 1), collector()
     if url is None or len(event) > MAX_EVENT or seal(json.loads(event)["properties"]) != event:
         raise ValueError("not a sealed event, or nowhere to send it")
@@ -180,7 +180,7 @@ LD_LIBRARY_PATH DYLD_LIBRARY_PATH SYSTEMROOT""".split()  # the endpoint, a proxy
 # --- Files and terminals: here Linux, macOS and Windows differ ---
 def read_own(path: str, limit: int, others: int) -> bytes:
     """A regular file of the user's own, on which nobody has the mode bits `others`, or OSError. It never waits."""
-    if stat.S_ISLNK(os.lstat(path).st_mode):  # Windows has no O_NOFOLLOW, and no owners
+    if stat.S_ISLNK(os.lstat(path).st_mode):  # Windows has no O_NOFOLLOW, and shows no owners
         raise PermissionError("it is a link")
     flags = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     with open(path, "rb", opener=lambda name, _: os.open(name, os.O_RDONLY | flags)) as file:
@@ -206,7 +206,7 @@ def write_new(path: str, text: str, mode: int, target: str | None = None) -> Non
 
 def salt_path() -> str:
     """`telemetry.salt` in the folder that `appdirs.user_config_dir("kedro")` names."""
-    xdg, local = os.environ.get("XDG_CONFIG_HOME", ""), os.environ.get("LOCALAPPDATA", "~/AppData/Local")
+    xdg, local = os.environ.get("XDG_CONFIG_HOME", ""), os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
     places = {"win32": f"{local}/kedro", "darwin": "~/Library/Application Support"}
     folder = places.get(sys.platform) or (xdg if os.path.isabs(xdg) else "~/.config")
     return os.path.join(os.sep, os.path.expanduser(folder), "kedro", "telemetry.salt")
@@ -224,7 +224,7 @@ def at_terminal() -> bool:
 
 # --- When: consent ---
 def decide(project: str | None) -> tuple[int, str]:
-    """The row that decides, and why. Only a project's own trusted `.telemetry` leads to ON."""
+    """The row that decides, and why, when a command starts. Only a project's own trusted `.telemetry` leads to ON."""
     for row, names in ((1, ("DO_NOT_TRACK", "KEDRO_DISABLE_TELEMETRY")), (2, [*CI_SIGNS, "_KEDRO_COMPLETE"])):
         for name in filter(os.environ.get, names):
             return row, f"off: {name} is set"
@@ -359,7 +359,7 @@ def start_sender(event: bytes) -> None:
 
 # --- Hooks. Kedro does not guard them: what escaped here would end the user's command ---
 class TelemetryHook:
-    command: tuple[Sequence[str], Any, str, int] | None = None
+    command: tuple[Sequence[str], Any, int, str, int] | None = None
 
     @HookimplMarker("kedro_cli")
     def before_command_run(self, project_metadata: Any, command_args: Sequence[str]) -> None:
@@ -370,11 +370,13 @@ class TelemetryHook:
             if project and row == ASK and collector() and not os.environ.get(PREVIEW):
                 row = ask(project)
             if row == ON or (os.environ.get(PREVIEW) and not os.environ.get("_KEDRO_COMPLETE")):
-                self.command = tuple(command_args), project_metadata, verdict, os.getpid()
+                self.command = tuple(command_args), project_metadata, row, verdict, os.getpid()
 
     @HookimplMarker("kedro")
     def before_pipeline_run(self, run_params: Mapping[str, Any], catalog: Any) -> None:
-        if self.command and self.command[0][:1] == ("run",):
+        args, metadata, *_ = self.command or ((), None)
+        ours = Path(str(run_params.get("project_path"))) == getattr(metadata, "project_path", None)
+        if ours and args[:1] == ("run",):  # a session of another project is none of this command's
             self.finish(lambda: observe(run_params, catalog))
 
     @HookimplMarker("kedro_cli")
@@ -384,11 +386,11 @@ class TelemetryHook:
     def finish(self, count: Callable[[], Mapping[str, int]]) -> None:
         command, self.command = self.command, None  # one event per command, and none for a fork of its process
         with suppress(Exception):  # an error is no event
-            if command and command[3] == os.getpid():
-                args, metadata, verdict, _ = command
+            if command and command[4] == os.getpid():
+                args, metadata, row, verdict, _ = command
                 if os.environ.get(PREVIEW):
                     sys.stderr.write(preview(verdict, build(args, metadata, count(), read_salt() or os.urandom(32))))
-                elif collector() and sys.executable and not hasattr(sys, "frozen"):
+                elif row == ON and collector() and sys.executable and not hasattr(sys, "frozen"):
                     start_sender(build(args, metadata, count(), read_salt() or make_salt()))
 
 

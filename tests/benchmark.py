@@ -159,7 +159,7 @@ def project(size):
     hook.before_command_run(project_metadata=metadata, command_args=["run"])
     start = clock()
     if hasattr(hook, "before_pipeline_run"):
-        hook.before_pipeline_run(run_params={"pipeline_names": None}, catalog=catalog)
+        hook.before_pipeline_run(run_params={"project_path": os.getcwd(), "pipeline_names": None}, catalog=catalog)
     else:
         hook.after_context_created(SimpleNamespace(project_path=metadata.project_path))
         hook.after_catalog_created(catalog)

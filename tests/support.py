@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.resources
 import json
 import os
@@ -20,6 +21,10 @@ import psutil
 
 # The file that runs here: not the repository's where the wheel is installed. It is looked for without being imported.
 PLUGIN = Path(str(importlib.resources.files("kedro_telemetry") / "plugin.py"))
+KEDRO_018 = importlib.metadata.version("kedro").startswith("0.18.")
+MEMORY_DATASET = "MemoryDataSet" if KEDRO_018 else "MemoryDataset"
+# A command that fails and is reported: Kedro 0.18 calls no hook where a command ends with an exception.
+FAILING_RUN = ["run", "--no-such-option" if KEDRO_018 else "--pipeline=nowhere"]
 SENDER_LIFE = 6.0  # seconds after which no sender may be left
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
@@ -145,14 +150,22 @@ def scrubbed(home: Path, **variables: str) -> dict[str, str]:
 
 def make_project(folder: Path, home: Path, name: str = "acme") -> Path:
     """A real Kedro project made by `kedro new`, with two pipelines, of two nodes, and a small catalog."""
+    if KEDRO_018:  # which knows neither of these options, nor what they choose
+        config = folder / "new.yml"
+        config.write_text(f"output_dir: .\nproject_name: {name}\nrepo_name: {name}\npython_package: {name}\n")
+        options = [f"--config={config}"]
+    else:
+        options = [f"--name={name}", "--tools=lint,docs", "--example=no"]
     subprocess.run(
-        [sys.executable, "-m", "kedro", "new", f"--name={name}", "--tools=lint,docs", "--example=no"],
+        [sys.executable, "-m", "kedro", "new", *options],
         cwd=folder,
         env=scrubbed(home),
         check=True,
         capture_output=True,
     )
     project = folder / name
+    if KEDRO_018:
+        (project / "conf" / "base" / "logging.yml").unlink()  # it outweighs KEDRO_LOGGING_CONFIG there
     package = project / "src" / name
     for pipeline in ("ds", "de"):
         module = package / "pipelines" / pipeline
@@ -166,7 +179,7 @@ def make_project(folder: Path, home: Path, name: str = "acme") -> Path:
             f"    return Pipeline([node(one, None, '{pipeline}_a'), node(same, '{pipeline}_a', '{pipeline}_b')])\n"
         )
     (project / "conf" / "base" / "catalog.yml").write_text(
-        "ds_a:\n  type: MemoryDataset\nds_b:\n  type: MemoryDataset\nde_b:\n  type: MemoryDataset\n"
+        "".join(f"{name}:\n  type: {MEMORY_DATASET}\n" for name in ("ds_a", "ds_b", "de_b"))
     )
     (project / "conf" / "base" / "parameters.yml").write_text("secret_parameter: 1\n")
     return project

@@ -75,6 +75,9 @@ def test_other_commands_arrive_when_they_end(
     """Also those that fail; of a project's own commands and options nothing is shown."""
     (project / "src" / "acme" / "cli.py").write_text(CLIENT_CLI)
     support.kedro(*arguments, cwd=project, env=env)
+    if support.KEDRO_018 and "no-such-client" in arguments:  # an exception: Kedro 0.18 calls no hook then
+        assert collector.stays_silent()
+        return
     (event,) = collector.wait()
     support.wait_for_no_sender()
     assert len(collector.requests) == 1

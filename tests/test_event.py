@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import support
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kedro import __version__ as kedro_version
@@ -454,7 +455,7 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def catalog() -> Any:
     """Kedro's own catalog with three datasets and the parameters."""
     factory = DataCatalog.from_config
-    memory = {"type": "MemoryDataset" if kedro_version >= "0.19" else "MemoryDataSet"}
+    memory = {"type": support.MEMORY_DATASET}
     found = factory({"a": memory, "b": memory, "params_of_mine": memory})
     add_feed = getattr(found, "add_feed_dict", None)
     feed = {"parameters": {"secret": 1}, "params:secret": 1, "params:secret.deep": 2}

@@ -28,7 +28,7 @@ from kedro_telemetry import plugin
 RUNS = [
     ["run"],
     ["run", "--pipeline=ds", "--env=base"],
-    ["run", "--pipeline=no-such-pipeline"],
+    support.FAILING_RUN,
     ["info"],
     ["no-such-command"],
     ["registry", "describe", "--verbose"],

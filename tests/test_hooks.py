@@ -44,6 +44,7 @@ class Commands:
         )
 
     def run(self, catalog: Any = CATALOG, **run_params: Any) -> None:
+        run_params = {"project_path": self.metadata.project_path.as_posix(), **run_params}  # as Kedro writes it
         self.session.hook.before_pipeline_run(run_params=run_params, pipeline=None, catalog=catalog)
 
     def started_none(self, collector: support.Collector) -> bool:
@@ -196,6 +197,42 @@ def test_without_a_yes_nothing_is_sent_or_kept(
     assert not os.path.exists(salt_path())
 
 
+@pytest.mark.parametrize("consent", ["consent: false\n", None])
+@pytest.mark.parametrize("args", [("run",), ("info",)])
+def test_a_preview_that_is_switched_off_meanwhile_is_no_yes(
+    args: tuple[str, ...],
+    consent: str | None,
+    commands: Commands,
+    collector: support.Collector,
+    project_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Code of the command can change its environment before the event is built."""
+    (project_folder / ".telemetry").unlink()
+    if consent:
+        (project_folder / ".telemetry").write_text(consent)
+    monkeypatch.setenv(PREVIEW, "1")
+    commands.before(*args)
+    monkeypatch.delenv(PREVIEW)
+    commands.run()
+    commands.after()
+    assert commands.started_none(collector)
+    assert not os.path.exists(salt_path())
+
+
+@pytest.mark.parametrize("path", ["/elsewhere", None])
+def test_a_session_of_another_project_is_not_counted(
+    path: str | None, commands: Commands, collector: support.Collector
+) -> None:
+    """Inside of a `kedro run`, or after one whose end Kedro did not report."""
+    commands.before("run")
+    commands.run(project_path=path)
+    assert commands.started_none(collector)
+    commands.after()
+    assert arrived(collector, 1) == ["kedro run"]
+    assert collector.bodies[0]["event"] == "CLI command"
+
+
 # --- Errors are swallowed, Ctrl-C passes ---
 class Broken:
     """A project whose truth, or whose first attributes, raise this error."""
@@ -302,7 +339,7 @@ def test_a_real_ctrl_c_passes(commands: Commands) -> None:
 
     commands.before("run")
     with pytest.raises(KeyboardInterrupt):
-        commands.hook.before_pipeline_run({}, SimpleNamespace(keys=keys))
+        commands.run(SimpleNamespace(keys=keys))
     assert commands.hook.command is None
 
 

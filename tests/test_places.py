@@ -516,7 +516,7 @@ def test_nothing_piles_up(project: Path, env: dict[str, str], collector: support
 
 
 @pytest.mark.parametrize("options", [["-X", "dev"], ["-W", "error::ResourceWarning"], ["-W", "always"]])
-@pytest.mark.parametrize("arguments", [["info"], ["run", "--pipeline=ds"], ["run", "--pipeline=nowhere"]])
+@pytest.mark.parametrize("arguments", [["info"], ["run", "--pipeline=ds"], support.FAILING_RUN])
 def test_no_warnings(
     options: list[str], arguments: list[str], project: Path, env: dict[str, str], collector: support.Collector
 ) -> None:

@@ -77,6 +77,7 @@ def test_without_one_flag_the_other_checks_stand(folder: Path, monkeypatch: pyte
         ("darwin", {}, "~/Library/Application Support/kedro/telemetry.salt"),
         ("darwin", {"XDG_CONFIG_HOME": "/xdg"}, "~/Library/Application Support/kedro/telemetry.salt"),
         ("win32", {"LOCALAPPDATA": "/local"}, "/local/kedro/kedro/telemetry.salt"),
+        ("win32", {"LOCALAPPDATA": ""}, "~/AppData/Local/kedro/kedro/telemetry.salt"),
         ("win32", {"LOCALAPPDATA": "/local", "XDG_CONFIG_HOME": "/xdg"}, "/local/kedro/kedro/telemetry.salt"),
         ("win32", {}, "~/AppData/Local/kedro/kedro/telemetry.salt"),
     ],

@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("kedro_telemetry", "tests", "pyproject.toml", "README.md", "SECURITY.md", "LICENSE")
-COMMIT_DATE = "1700000000"  # any: the same one for both
+EPOCH = "1767225600"  # SOURCE_DATE_EPOCH of every build
 WHEEL = "kedro_telemetry-1.0.0+hardened-py3-none-any.whl"
 SDIST = "kedro_telemetry-1.0.0+hardened.tar.gz"
 IN_WHEEL = {
@@ -47,7 +47,7 @@ def build(folder: Path, umask: int) -> Path:
         os.utime(file, (umask, umask))
     subprocess.run(
         [sys.executable, "-m", "build", "--no-isolation", "--sdist", "--wheel", "--outdir", folder / "dist", folder],
-        env={**os.environ, "SOURCE_DATE_EPOCH": COMMIT_DATE, "PYTHONHASHSEED": str(umask)},
+        env={**os.environ, "SOURCE_DATE_EPOCH": EPOCH, "PYTHONHASHSEED": str(umask)},
         umask=umask,
         check=True,
         capture_output=True,
@@ -78,6 +78,27 @@ def test_the_wheel_holds_the_plugin_and_nothing_else(dist: Path) -> None:
     with zipfile.ZipFile(dist / WHEEL) as wheel:
         assert set(wheel.namelist()) == IN_WHEEL
         assert wheel.read("kedro_telemetry/plugin.py") == (ROOT / "kedro_telemetry" / "plugin.py").read_bytes()
+
+
+def test_the_sdist_holds_the_same_plugin(dist: Path) -> None:
+    """The member that SECURITY.md tells to compare."""
+    with tarfile.open(dist / SDIST) as sdist:
+        file = sdist.extractfile("kedro_telemetry-1.0.0+hardened/kedro_telemetry/plugin.py")
+        assert file
+        assert file.read() == (ROOT / "kedro_telemetry" / "plugin.py").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["SECURITY.md", ".github/workflows/release.yml"])
+def test_who_builds_it_again_builds_it_like_the_release(name: str) -> None:
+    if name.startswith(".github") and not (ROOT / ".github").exists():
+        pytest.skip("NOT TESTED HERE: an sdist has no workflows")
+    assert f"SOURCE_DATE_EPOCH={EPOCH} python3 -m build\n" in (ROOT / name).read_text(encoding="utf-8")
+
+
+def test_the_build_backend_is_pinned() -> None:
+    """Its version is in each wheel."""
+    requires = "".join(line for line in (ROOT / "pyproject.toml").read_text().splitlines() if "requires = [" in line)
+    assert f'requires = ["flit_core=={version("flit_core")}"]' in requires
 
 
 def test_check_wheel_contents_finds_nothing(dist: Path) -> None:

@@ -272,7 +272,7 @@ def test_preview_is_standard_error_alone(
     assert collector.connections == 0
 
 
-@pytest.mark.parametrize("arguments", [["info"], ["run", "--pipeline=ds"], ["run", "--pipeline=nowhere"]])
+@pytest.mark.parametrize("arguments", [["info"], ["run", "--pipeline=ds"], support.FAILING_RUN])
 def test_only_the_sender_meets_the_network(
     arguments: list[str], project: Path, env: dict[str, str], collector: support.Collector, home: Path, tmp_path: Path
 ) -> None:
