@@ -47,7 +47,7 @@ class Guard(NamedTuple):
 GUARDS = [
     # --- Masking ---
     Guard("a value of an option is masked", "if is_value or ", "if ", "masking -k traps"),
-    Guard("all behind `--` is masked", ' or "--" in args[:position]', "", "masking -k traps"),
+    Guard("all behind `--` is masked", " or position > end", "", "masking -k traps"),
     Guard("a space inside of an argument", '" " not in arg and ', "", "masking -k hostile"),
     Guard(
         "commands come first alone",
@@ -467,10 +467,12 @@ GUARDS = [
     ),
     Guard(
         "only a run sends before a pipeline",
-        'if self.command and self.command[0][:1] == ("run",):',
-        "if self.command:",
+        'if ours and args[:1] == ("run",):',
+        "if ours:",
         "hooks -k another_command",
     ),
+    Guard("a session of another project", "if ours and args", "if args", "hooks -k another_project"),
+    Guard("a preview is no yes", "elif row == ON and collector()", "elif collector()", "hooks -k meanwhile"),
     Guard(
         "one event of a command",
         "command, self.command = self.command, None",
@@ -489,7 +491,7 @@ GUARDS = [
         "        with suppress(BaseException):  # an error is no event\n",
         "hooks -k ctrl_c_in",
     ),
-    Guard("a fork sends nothing", " and command[3] == os.getpid():", ":", "hooks -k fork"),
+    Guard("a fork sends nothing", " and command[4] == os.getpid():", ":", "hooks -k fork"),
     Guard(
         "a preview sends nothing",
         "                if os.environ.get(PREVIEW):\n                    sys.stderr.write",
@@ -502,9 +504,7 @@ GUARDS = [
         "count(), read_salt() or make_salt())",
         "hooks -k preview",
     ),
-    Guard(
-        "nowhere to send", "elif collector() and sys.executable and", "elif sys.executable and", "hooks -k no_collector"
-    ),
+    Guard("nowhere to send", "row == ON and collector() and sys", "row == ON and sys", "hooks -k no_collector"),
     Guard("no interpreter", "collector() and sys.executable and", "collector() and", "places -k cannot_be_started"),
     Guard("a frozen application", ' and not hasattr(sys, "frozen"):', ":", "hooks -k frozen"),
     # --- Names, and the command ---
