@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import time
 import venv
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -126,9 +127,9 @@ def test_words_pass_and_values_do_not(
     shown: str,
 ) -> None:
     found = neighbour(name)
-    docker = tmp_path / "docker" / "docker"  # kedro-docker asks whether there is one before each command
+    docker = tmp_path / "docker" / "docker"  # kedro-docker asks whether there is one, and the image
     docker.parent.mkdir()
-    docker.write_text("#!/bin/sh\n")
+    docker.write_text("#!/bin/sh\necho client\n")
     docker.chmod(0o755)
     path = f"{found.env['PATH']}{os.pathsep}{docker.parent}"
     found.run("kedro", *arguments.split(" "), cwd=project, PATH=path)
@@ -177,21 +178,32 @@ def test_databricks_imports(
 
 
 # --- Kedro's own ways to run ---
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 def test_a_server_is_one_event_when_it_ends(kedro: Neighbour, collector: support.Collector, project: Path) -> None:
     """`kedro server start`: the runs that its clients ask for are sessions, which send nothing."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     line = [str(kedro.scripts / "kedro"), "server", "start", "--host=127.0.0.1", f"--port={port}"]
-    with subprocess.Popen(line, cwd=project, env=kedro.env, stderr=subprocess.PIPE, text=True) as server:
-        assert server.stderr
-        assert any("Uvicorn running" in message for message in server.stderr)
-        body = json.dumps({"pipelines": ["ds"]}).encode()
-        run = Request(f"http://127.0.0.1:{port}/run", body, {"Content-Type": "application/json"})
+    run = Request(f"http://127.0.0.1:{port}/run", b"{}", {"Content-Type": "application/json"})
+    server = subprocess.Popen(line, cwd=project, env=kedro.env, stdin=subprocess.DEVNULL)
+    try:
+        end = time.monotonic() + 60
+        while not listens(port):
+            assert server.poll() is None, "it has ended"
+            assert time.monotonic() < end, "it does not listen"
+            time.sleep(0.1)
         with build_opener(ProxyHandler({})).open(run, timeout=60) as answer:
             assert json.load(answer)["status"] == "success"
         assert collector.connections == 0
         server.send_signal(signal.SIGINT)
+        server.wait(60)
+    finally:
+        server.kill()
     (event,) = collector.wait()
     assert event["properties"]["command"] == "kedro server start --host ***** --port *****"
     support.wait_for_no_sender(url=collector.url)
@@ -284,11 +296,11 @@ def test_a_packaged_project_sends_nothing(
 
 
 @pytest.mark.skipif(os.name == "nt", reason="click completes in POSIX shells")
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+@pytest.mark.parametrize(("shell", "current"), [("bash", "1"), ("zsh", "1"), ("fish", "r")])
 def test_shell_completion_sends_nothing(
-    kedro: Neighbour, collector: support.Collector, project: Path, shell: str
+    kedro: Neighbour, collector: support.Collector, project: Path, shell: str, current: str
 ) -> None:
-    variables = {"_KEDRO_COMPLETE": f"{shell}_complete", "COMP_WORDS": "kedro ", "COMP_CWORD": "1"}
+    variables = {"_KEDRO_COMPLETE": f"{shell}_complete", "COMP_WORDS": "kedro ", "COMP_CWORD": current}
     done = kedro.run("kedro", cwd=project, exits=0, **variables)
     assert "run" in re.split(r"[,\s]", done.stdout)
     assert done.stderr == ""
