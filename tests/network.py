@@ -41,7 +41,7 @@ EVENT = plugin.seal(
     }
 )
 
-# Contract section 3 once more, in another language than the file's: the bytes that are an event, and no others.
+# The form of an event once more, in another language than the file's: the bytes that are an event, and no others.
 PATHS = "|".join(map(re.escape, plugin.COMMANDS))
 FLAGS = "|".join(re.escape(option) for option in plugin.OPTIONS if option[-1] != "=")
 VALUED = "|".join(re.escape(option[:-1]) for option in plugin.OPTIONS if option[-1] == "=")
@@ -72,7 +72,7 @@ SHAPE = re.compile(
 
 
 def is_event(data: bytes) -> bool:
-    """Whether these bytes are an event of the contract's form: all of it, and nothing else."""
+    """Whether these bytes are an event of that form: all of it, and nothing else."""
     found = SHAPE.fullmatch(data.decode("latin-1"))
     if not found or found["identity"] != (found["username"] or "null") or len(data) > 4096:
         return False

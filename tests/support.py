@@ -145,6 +145,8 @@ def scrubbed(home: Path, **variables: str) -> dict[str, str]:
         "KEDRO_LOGGING_CONFIG": str(Path(__file__).resolve().parent / "logging.yml"),
         "PYTHONPATH": str(Path(__file__).resolve().parent / "guard"),
     }
+    if os.name == "nt":  # where no process starts without these
+        environment |= {name: os.environ[name] for name in ("SYSTEMROOT", "TEMP") if name in os.environ}
     return environment | variables
 
 

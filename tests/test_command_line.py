@@ -1,4 +1,4 @@
-"""`kedro-telemetry status | allow | deny | forget`, as the installed console script (contract 5)."""
+"""`kedro-telemetry status | allow | deny | forget`, as the installed console script."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ ROWS: list[tuple[int, str, dict[str, str], Callable[[Path], None]]] = [
 def test_status_names_the_row(
     row: int, verdict: str, variables: dict[str, str], prepare: Callable[[Path], None], subfolder: str, project: Path
 ) -> None:
-    """Contract 5: on or off, the row of the table and why, in the project and in a folder of it; 0 off, 1 on."""
+    """On or off, the row of the table and why, in the project and in a folder of it; 0 off, 1 on."""
     (project / ".telemetry").unlink()
     prepare(project / ".telemetry")
     done = command("status", cwd=project / subfolder, **variables)
@@ -94,7 +94,7 @@ def test_status_names_the_row(
 
 
 def test_status_outside_a_project(tmp_path: Path) -> None:
-    """Contract 2, row 3; the rows above it come first."""
+    """Row 3; the rows above it come first."""
     (tmp_path / ".telemetry").write_text("consent: true\n")
     assert "row 3 " in first(command("status", cwd=tmp_path))
     assert "not in a Kedro project" in first(command("status", cwd=tmp_path))
@@ -111,7 +111,7 @@ def test_status_where_files_are_not_read_as_utf_8(project: Path) -> None:
 
 
 def test_status_on_a_terminal_does_not_ask(project: Path) -> None:
-    """Contract 2, row 6: status itself does not ask."""
+    """Status itself does not ask."""
     (project / ".telemetry").unlink()
     child = pexpect.spawn(str(SCRIPT), ["status"], cwd=str(project), env=dict(os.environ), encoding="utf-8")
     child.expect(pexpect.EOF)
@@ -128,7 +128,7 @@ def test_status_on_a_terminal_does_not_ask(project: Path) -> None:
     ["[tool.kedro]\n= = =\n", "[tool.kedro]\npackage_name = 'acme\n", "[tool.kedro]\nproject_name = 1\n[[[\n"],
 )
 def test_a_project_that_does_not_parse(damage: str, project: Path) -> None:
-    """Contract 5: the command works where the project itself is broken."""
+    """The command works where the project itself is broken."""
     (project / "pyproject.toml").write_text(damage)
     assert command("status", cwd=project).returncode == 1
     assert command("deny", cwd=project / "src").returncode == 0
@@ -138,14 +138,14 @@ def test_a_project_that_does_not_parse(damage: str, project: Path) -> None:
 
 @pytest.mark.parametrize("damage", [b"\xff\xfe[\x00t\x00", b""])
 def test_a_file_that_names_no_project(damage: bytes, tmp_path: Path) -> None:
-    """Contract 5: a `pyproject.toml` that is empty or no text makes no project, and no traceback."""
+    """A `pyproject.toml` that is empty or no text makes no project, and no traceback."""
     (tmp_path / "pyproject.toml").write_bytes(damage)
     assert "row 3 " in first(command("status", cwd=tmp_path))
     assert command("allow", cwd=tmp_path).returncode == 2
 
 
 def test_status_shows_what_a_reviewer_compares(project: Path, home: Path) -> None:
-    """Contract 5: the collector, the salt's path and whether it exists, the file that runs and its SHA-256."""
+    """The collector, the salt's path and whether it exists, the file that runs and its SHA-256."""
     salt = home / ".config" / "kedro" / "telemetry.salt"
     lines = command("status", cwd=project, KEDRO_TELEMETRY_ENDPOINT="https://collector.example/x").stdout.splitlines()
     assert "https://collector.example/x" in lines[1]
@@ -164,7 +164,7 @@ def run(line: list[str], cwd: Path, env: dict[str, str]) -> subprocess.Completed
 
 
 def test_a_relative_folder_for_configuration_is_none(project: Path, home: Path) -> None:
-    """Contract 3: `XDG_CONFIG_HOME` counts where it is absolute, as its specification says."""
+    """`XDG_CONFIG_HOME` counts where it is absolute, as its specification says."""
     default = command("status", cwd=project, XDG_CONFIG_HOME="relative").stdout
     assert f"{home}/.config/kedro/telemetry.salt " in default
     assert (
@@ -179,7 +179,7 @@ def without_endpoint(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[
 
 @pytest.mark.parametrize("url", ["", "ftp://127.0.0.1/", "http://collector.example/", "https://a:b@collector.example/"])
 def test_status_says_that_nothing_can_be_sent(url: str, project: Path) -> None:
-    """Contract 4: an endpoint that is not allowed means none, and status says whose fault it is."""
+    """An endpoint that is not allowed means none, and status says whose fault it is."""
     done = command("status", cwd=project, KEDRO_TELEMETRY_ENDPOINT=url)
     assert re.search(r"^collector +none: .*KEDRO_TELEMETRY_ENDPOINT", done.stdout, re.MULTILINE)
     assert "a:b" not in done.stdout
@@ -191,7 +191,7 @@ def test_status_says_that_nothing_can_be_sent(url: str, project: Path) -> None:
 def test_an_answer_replaces_what_was_there(
     action: str, text: str, status: int, before: Callable[[Path], None], subfolder: str, project: Path
 ) -> None:
-    """Contract 5: allow and deny write the project's `.telemetry`, in a subfolder as well, and leave nothing beside."""
+    """Allow and deny write the project's `.telemetry`, in a subfolder as well, and leave nothing beside."""
     (project / ".telemetry").unlink()
     before(project / ".telemetry")
     others = set(project.rglob("*")) - {project / ".telemetry"}
@@ -206,7 +206,7 @@ def test_an_answer_replaces_what_was_there(
 
 @pytest.mark.parametrize("target", ["elsewhere", "missing"])
 def test_an_answer_replaces_a_link_and_not_its_target(target: str, project: Path, tmp_path: Path) -> None:
-    """Contract 5: the link goes, what it pointed to stays as it was."""
+    """The link goes, what it pointed to stays as it was."""
     (tmp_path / "elsewhere").write_text("precious\n")
     (project / ".telemetry").unlink()
     (project / ".telemetry").symlink_to(tmp_path / target)
@@ -218,7 +218,7 @@ def test_an_answer_replaces_a_link_and_not_its_target(target: str, project: Path
 
 
 def test_an_answer_is_not_left_half_written(project: Path) -> None:
-    """Contract 5: over a folder there is a clear error, status 2, and nothing is left behind."""
+    """Over a folder there is a clear error, status 2, and nothing is left behind."""
     (project / ".telemetry").unlink()
     (project / ".telemetry").mkdir()
     before = set(project.rglob("*"))
@@ -229,7 +229,7 @@ def test_an_answer_is_not_left_half_written(project: Path) -> None:
 
 
 def test_a_reader_never_sees_half_an_answer(project: Path) -> None:
-    """Contract 5: a file that was open keeps its old words: it is replaced, not written over."""
+    """A file that was open keeps its old words: it is replaced, not written over."""
     with (project / ".telemetry").open() as before:
         assert command("deny", cwd=project).returncode == 0
         assert before.read() == "consent: true\n"
@@ -237,7 +237,7 @@ def test_a_reader_never_sees_half_an_answer(project: Path) -> None:
 
 @pytest.mark.parametrize("action", ["allow", "deny"])
 def test_no_answer_outside_a_project(action: str, tmp_path: Path) -> None:
-    """Contract 5: a clear error, status 2, nothing written."""
+    """A clear error, status 2, nothing written."""
     done = command(action, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.endswith("error: this is not a Kedro project: go to the folder with its pyproject.toml\n")
@@ -247,7 +247,7 @@ def test_no_answer_outside_a_project(action: str, tmp_path: Path) -> None:
 def test_forget_gives_a_new_identity(
     project: Path, env: dict[str, str], collector: support.Collector, home: Path
 ) -> None:
-    """Contract 5: the salt goes, the next event has another identity; before, it keeps the same."""
+    """The salt goes, the next event has another identity; before, it keeps the same."""
     salt = home / ".config" / "kedro" / "telemetry.salt"
     for count in (1, 2):
         support.kedro("info", cwd=project, env=env)
@@ -260,14 +260,14 @@ def test_forget_gives_a_new_identity(
 
 
 def test_forget_without_a_salt_and_outside_a_project(tmp_path: Path) -> None:
-    """Contract 5: nothing to forget is no error."""
+    """Nothing to forget is no error."""
     done = command("forget", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == f"No salt is left at {plugin.salt_path()}: the next event has a new identity.\n"
 
 
 def test_forget_what_cannot_be_deleted(tmp_path: Path, home: Path) -> None:
-    """Contract 5: an error names the file, with status 2."""
+    """An error names the file, with status 2."""
     (home / ".config" / "kedro" / "telemetry.salt").mkdir(parents=True)
     done = command("forget", cwd=tmp_path)
     assert done.returncode == 2
@@ -275,7 +275,7 @@ def test_forget_what_cannot_be_deleted(tmp_path: Path, home: Path) -> None:
 
 
 def test_status_that_cannot_be_written(tmp_path: Path) -> None:
-    """Contract 5: an error is no yes, whose exit status is 1."""
+    """An error is no yes, whose exit status is 1."""
     done = command("status", cwd=tmp_path, PYTHONIOENCODING="ascii", XDG_CONFIG_HOME=str(tmp_path / "é"))
     assert done.returncode == 2
     assert "error: 'ascii' codec" in done.stderr
@@ -283,7 +283,7 @@ def test_status_that_cannot_be_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("arguments", [[], ["on"], ["status", "more"], ["--force"], ["allow", "--yes"], ["STATUS"]])
 def test_wrong_usage(arguments: list[str], project: Path) -> None:
-    """Contract 5: what is possible instead, and status 2; nothing changes."""
+    """What is possible instead, and status 2; nothing changes."""
     done = command(*arguments, cwd=project)
     assert done.returncode == 2
     assert done.stdout == ""
@@ -293,7 +293,7 @@ def test_wrong_usage(arguments: list[str], project: Path) -> None:
 
 @pytest.mark.parametrize("option", ["-h", "--help"])
 def test_help(option: str, tmp_path: Path) -> None:
-    """Contract 5: each action and each exit status is explained, in lines of a terminal's width."""
+    """Each action and each exit status is explained, in lines of a terminal's width."""
     done = command(option, cwd=tmp_path, COLUMNS="80")
     assert done.returncode == 0
     for word in ("status", "allow", "deny", "forget", "salt", "exit status"):
@@ -304,7 +304,7 @@ def test_help(option: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("action", ["status", "allow", "forget"])
 def test_a_folder_that_is_gone(action: str, tmp_path: Path) -> None:
-    """Contract 5: even from a deleted folder the command ends with words, not with a traceback."""
+    """Even from a deleted folder the command ends with words, not with a traceback."""
     if os.name == "nt":
         pytest.skip("Windows keeps the folder")
     gone = tmp_path / "gone"
@@ -319,7 +319,7 @@ def test_a_folder_that_is_gone(action: str, tmp_path: Path) -> None:
 def test_without_network_or_kedro_cli(
     action: str, project: Path, env: dict[str, str], collector: support.Collector
 ) -> None:
-    """Contract 5: no connection is made, and nothing of Kedro's command line is loaded."""
+    """No connection is made, and nothing of Kedro's command line is loaded."""
     line = (
         "import sys, kedro, pluggy; before = set(sys.modules); "  # pluggy 1.2 loads `email`, and that `socket`
         "from kedro_telemetry.plugin import main; status = main(sys.argv[1:]); loaded = set(sys.modules) - before; "

@@ -1,4 +1,4 @@
-"""Real `kedro` commands in a real project, and the bytes that arrive (contract sections 3 and 4)."""
+"""Real `kedro` commands in a real project, and the bytes that arrive."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Consent: nothing but an explicit yes by a person turns telemetry on (contract section 2, invariant 1)."""
+"""Consent: nothing but an explicit yes by a person turns telemetry on."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ import support
 from kedro_telemetry import plugin
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="pexpect has no terminals there")
 @pytest.mark.parametrize(("answer", "recorded"), [("y", "consent: true\n"), ("n", "consent: false\n"), ("maybe", None)])
 def test_the_question_under_coverage(
     template: Path, tmp_path: Path, env: dict[str, str], answer: str, recorded: str | None

@@ -1,4 +1,4 @@
-"""The event: closed forms, one way out, counts that are only observed (contract section 3, invariant 2)."""
+"""The event: closed forms, one way out, counts that are only observed."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_the_envelope_is_what_the_collector_knows() -> None:
     }
 
 
-def test_the_table_is_the_contract() -> None:
+def test_the_table_names_all_fields() -> None:
     assert list(FIELDS) == list(GOOD)
 
 
@@ -202,7 +202,7 @@ def test_a_value_of_another_type_is_left_out(name: str) -> None:
 
 
 def test_the_tools_are_those_that_kedro_names() -> None:
-    """Contract section 3: each passes, Kedro Viz of older releases among them."""
+    """Each passes, Kedro Viz of older releases among them."""
     assert json.loads(seal({"tools": KEDROS_TOOLS}))["properties"] == {"tools": KEDROS_TOOLS}
     starters = pytest.importorskip("kedro.framework.cli.starters")
     named = getattr(starters, "NUMBER_TO_TOOLS_NAME", {})  # from Kedro 0.19 on
@@ -276,7 +276,7 @@ def test_the_headers() -> None:
 
 
 def test_the_largest_request_is_below_one_and_a_half_kib() -> None:
-    """The longest of each field to the longest endpoint, with all headers (contract section 7)."""
+    """The longest of each field to the longest endpoint, with all headers."""
     assert len(LONGEST["command"]) == MAX_COMMAND
     assert sealed(**LONGEST) == LONGEST
     for prefix in ("https://", "http://[::1]:65535/"):

@@ -1,4 +1,4 @@
-"""The hooks: one event per command at most, and never a broken command (contract section 4, invariants 2 and 6)."""
+"""The hooks: one event per command at most, and never a broken command."""
 
 from __future__ import annotations
 

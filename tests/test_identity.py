@@ -1,4 +1,4 @@
-"""Who: keyed hashes, and a salt that never leaves and lives for a month (contract section 3, invariant 4)."""
+"""Who: keyed hashes, and a salt that never leaves and lives for a month."""
 
 from __future__ import annotations
 
@@ -58,11 +58,11 @@ def hashed(package: str = "acme", salt: bytes = SALT) -> dict[str, Any]:
 
 # --- The hash ---
 def blake2b(name: str, field: str, salt: bytes = SALT) -> str:
-    """As the contract says."""
+    """BLAKE2b (RFC 7693), with the salt as its key."""
     return hashlib.blake2b(name.encode(), key=salt, person=field.encode(), digest_size=16).hexdigest()
 
 
-def test_the_hash_is_that_of_the_contract() -> None:
+def test_the_hash_is_a_keyed_blake2b() -> None:
     """`LOGNAME` is `somebody` in each test."""
     assert hashed()["username"] == blake2b("somebody", "username")
     assert hashed()["package_name"] == blake2b("acme", "package_name")

@@ -1,4 +1,4 @@
-"""Masking: no word leaves that is not in the fixed vocabulary (contract section 3, invariant 3)."""
+"""Masking: no word leaves that is not in the fixed vocabulary."""
 
 from __future__ import annotations
 

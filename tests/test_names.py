@@ -1,4 +1,4 @@
-"""The names that others rely on, and the limits of the file itself (contract sections 1, 6 and 7)."""
+"""The names that others rely on, and the limits of the file itself."""
 
 from __future__ import annotations
 
@@ -225,7 +225,7 @@ def test_the_file_is_at_most_450_lines() -> None:
 
 
 def test_the_sender_has_a_second_to_start() -> None:
-    """Contract section 4: gone within 5 seconds; its own clock starts when the interpreter has."""
+    """Gone within 5 seconds; its own clock starts when the interpreter has."""
     assert plugin.DEADLINE + 1 <= 5
 
 

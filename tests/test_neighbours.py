@@ -154,7 +154,7 @@ def test_a_run_beside_mlflow_is_one_event(
 def test_viz_keeps_its_own_tracking_off(
     neighbour: Callable[[str], Neighbour], collector: support.Collector, project: Path
 ) -> None:
-    """Even after a yes: a yes to our table is no yes to theirs (contract, section 6)."""
+    """Even after a yes: a yes to our table is no yes to theirs."""
     asked = (
         "import sys; from pathlib import Path\n"
         "from kedro_viz.integrations.kedro.telemetry import get_heap_app_id, get_heap_identity\n"
@@ -167,7 +167,7 @@ def test_viz_keeps_its_own_tracking_off(
 def test_databricks_imports(
     neighbour: Callable[[str], Neighbour], collector: support.Collector, tmp_path: Path
 ) -> None:
-    """It takes ProjectMetadata from here (contract, section 6)."""
+    """It takes ProjectMetadata from here."""
     asked = (
         "import kedro_databricks.resource_generator.node_resource_generator as generator\n"
         "from kedro.framework.startup import ProjectMetadata\n"

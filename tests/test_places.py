@@ -1,4 +1,4 @@
-"""Homes, salts, limits and moments not as they should be: a command ends as with telemetry off (invariant 6)."""
+"""Homes, salts, limits and moments not as they should be: a command ends as with telemetry off."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_a_home_that_keeps_no_salt(
     collector: support.Collector,
     home: Path,
 ) -> None:
-    """Contract 3: where no salt can be stored, a salt for this event alone; nothing is written anywhere."""
+    """Where no salt can be stored, a salt for this event alone; nothing is written anywhere."""
     if make in (absent, empty) and os.geteuid() != 0:
         pytest.skip("needs a user id without a home, so root to take it on")
     changes = make(home)
@@ -139,7 +139,7 @@ def in_a_small_home(*line: str, cwd: Path, env: dict[str, str], fill: str = "") 
 
 
 def test_a_full_disk(project: Path, env: dict[str, str], collector: support.Collector, tmp_path: Path) -> None:
-    """Contract 3: on a full disk the event has a salt of its own, and no half a salt is left."""
+    """On a full disk the event has a salt of its own, and no half a salt is left."""
     full = 'cat /dev/zero > "$HOME/ballast" 2>/dev/null'
     done = in_a_small_home(*KEDRO, "info", cwd=project, env=env, fill=full)
     assert done.returncode == 0, done.stderr
@@ -150,7 +150,7 @@ def test_a_full_disk(project: Path, env: dict[str, str], collector: support.Coll
 def test_a_home_without_hard_links(
     project: Path, env: dict[str, str], collector: support.Collector, home: Path, tmp_path: Path
 ) -> None:
-    """Contract 3: a file system that refuses links, as FAT does, keeps a salt all the same."""
+    """A file system that refuses links, as FAT does, keeps a salt all the same."""
     refuse = "inject=link,linkat,symlink,symlinkat:error=EPERM"
     line = [strace(), "-f", "-o", str(tmp_path / "trace"), "-e", refuse, *KEDRO]
     for _ in range(2):
@@ -161,7 +161,7 @@ def test_a_home_without_hard_links(
 
 
 def test_a_user_id_without_a_name(project: Path, env: dict[str, str], collector: support.Collector, home: Path) -> None:
-    """Contract 3: no login name is no error: the event has an identity, and the salt is kept."""
+    """No login name is no error: the event has an identity, and the salt is kept."""
     line = unprivileged(project, home) or ["unshare", "--user", f"--map-user={NOBODY}"]
     variables = {name: value for name, value in env.items() if name not in ("LOGNAME", "USER")}
     if run(*line, "true", cwd=project, env=variables).returncode != 0:
@@ -219,7 +219,7 @@ REPLACED: dict[str, Callable[[Path], None]] = {
 def test_a_salt_that_is_none_is_replaced(
     name: str, project: Path, env: dict[str, str], collector: support.Collector, home: Path
 ) -> None:
-    """Contract 3, invariant 4: what is not this user's own salt of this month is replaced, never used or followed."""
+    """What is not this user's own salt of this month is replaced, never used or followed."""
     if REPLACED[name] is of_someone_else and os.geteuid() != 0:
         pytest.skip("needs root, to give a file away")
     path = salt_file(home)
@@ -240,7 +240,7 @@ def test_a_salt_that_is_none_is_replaced(
 
 
 def test_a_good_salt_is_kept(project: Path, env: dict[str, str], collector: support.Collector, home: Path) -> None:
-    """Contract 3: this month's salt stays, byte for byte."""
+    """This month's salt stays, byte for byte."""
     salt_file(home).parent.mkdir(parents=True)
     holds(f"{month()} {'a' * 64}\n")(salt_file(home))
     assert_as_off(*KEDRO, "info", cwd=project, env=env)
@@ -249,7 +249,7 @@ def test_a_good_salt_is_kept(project: Path, env: dict[str, str], collector: supp
 
 
 def test_a_salt_that_is_a_folder(project: Path, env: dict[str, str], collector: support.Collector, home: Path) -> None:
-    """Contract 3: a folder in the salt's place is no error: a salt for this event alone, no draft left behind."""
+    """A folder in the salt's place is no error: a salt for this event alone, no draft left behind."""
     salt_file(home).mkdir(parents=True)
     (salt_file(home) / "precious").touch()
     before = files(home)
@@ -263,7 +263,7 @@ def test_a_salt_that_is_a_folder(project: Path, env: dict[str, str], collector: 
 def test_a_draft_of_a_process_that_was_killed(
     project: Path, env: dict[str, str], collector: support.Collector, home: Path, tmp_path: Path
 ) -> None:
-    """Contract 3: a process killed while it stored the salt does not cost the next commands theirs."""
+    """A process killed while it stored the salt does not cost the next commands theirs."""
     killed = [strace(), "-o", str(tmp_path / "trace"), "-e", "inject=rename:signal=SIGKILL:when=1", *KEDRO, "info"]
     assert run(*killed, cwd=project, env=env | NO_BYTECODE).returncode == -signal.SIGKILL
     assert len(os.listdir(salt_file(home).parent)) == 1
@@ -278,7 +278,7 @@ def test_a_draft_of_a_process_that_was_killed(
 def test_a_project_that_is_read_only(
     project: Path, env: dict[str, str], collector: support.Collector, home: Path
 ) -> None:
-    """Contract 2: consent is read from a folder that cannot be written."""
+    """Consent is read from a folder that cannot be written."""
     line = unprivileged(project, home)
     project.chmod(0o555)
     done = assert_as_off(*line, *KEDRO, "info", cwd=project, env=env)
@@ -289,7 +289,7 @@ def test_a_project_that_is_read_only(
 
 @pytest.mark.parametrize("closing", ["<&-", ">&-", "2>&-", "<&- >&-", "<&- 2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
 def test_closed_streams(closing: str, project: Path, env: dict[str, str], collector: support.Collector) -> None:
-    """Contract 4: with standard streams closed the command ends as it does with telemetry off, its event with it."""
+    """With standard streams closed the command ends as it does with telemetry off, its event with it."""
     done = assert_as_off("sh", "-c", f'"$@" {closing}', "sh", *KEDRO, "registry", "list", cwd=project, env=env)
     if done.returncode == 0:
         collector.wait()
@@ -303,7 +303,7 @@ def test_closed_streams(closing: str, project: Path, env: dict[str, str], collec
 def test_an_interpreter_that_cannot_be_started(
     line: str, project: Path, env: dict[str, str], collector: support.Collector, home: Path
 ) -> None:
-    """Contract 4: frozen, or no interpreter path: the event is dropped."""
+    """Frozen, or no interpreter path: the event is dropped."""
     done = assert_as_off(sys.executable, "-c", f"import sys; {line}; {MAIN}", "info", cwd=project, env=env)
     assert done.returncode == 0, done.stderr
     assert support.senders(collector.url) == []
@@ -312,7 +312,7 @@ def test_an_interpreter_that_cannot_be_started(
 
 
 def test_no_process_allowed(project: Path, env: dict[str, str], collector: support.Collector, home: Path) -> None:
-    """Contract 4: at the limit of processes (RLIMIT_NPROC) the event is dropped, and nothing is said."""
+    """At the limit of processes (RLIMIT_NPROC) the event is dropped, and nothing is said."""
     line = [*unprivileged(project, home), "prlimit", "--nproc=0:0"]
     refused = run(*line, sys.executable, "-c", "import os; os.fork()", cwd=project, env=env)
     assert "BlockingIOError" in refused.stderr, "the limit does not hold here"
@@ -323,7 +323,7 @@ def test_no_process_allowed(project: Path, env: dict[str, str], collector: suppo
 
 @pytest.mark.parametrize("limit", range(4, 12))
 def test_no_descriptor_left(limit: int, project: Path, env: dict[str, str], collector: support.Collector) -> None:
-    """Contract 4: with so few descriptors (RLIMIT_NOFILE) Kedro does what it can: an event or none."""
+    """With so few descriptors (RLIMIT_NOFILE) Kedro does what it can: an event or none."""
     assert_as_off("prlimit", f"--nofile={limit}:{limit}", *KEDRO, "info", cwd=project, env=env)
     support.wait_for_no_sender()
     assert collector.connections <= 1
@@ -350,7 +350,7 @@ sys.exit(max(os.waitpid(child, 0)[1] for child in children))
 
 
 def test_forty_first_commands_at_once(project: Path, env: dict[str, str], tmp_path: Path, home: Path) -> None:
-    """Contract 3: many first commands, let go at one moment, settle on one salt: one identity, one file.
+    """Many first commands, let go at one moment, settle on one salt: one identity, one file.
 
     A program that keeps the event stands in for the senders: forty of them at once need a fast machine.
     """
@@ -481,7 +481,7 @@ for arguments in (["info"], ["registry", "list"], ["info"]):
 
 
 def test_commands_in_one_process(project: Path, env: dict[str, str], collector: support.Collector) -> None:
-    """Contract 4: state is per command: three commands in one process are three events."""
+    """State is per command: three commands in one process are three events."""
     done = assert_as_off(sys.executable, "-c", TWICE, cwd=project, env=env)
     assert done.returncode == 0, done.stderr
     events = collector.wait(3)
@@ -509,7 +509,7 @@ sys.exit(0 if most == 1 and descriptors[0] == descriptors[-1] else f"{most} chil
 
 
 def test_nothing_piles_up(project: Path, env: dict[str, str], collector: support.Collector) -> None:
-    """Contract 4: of commands spaced apart, at most one finished child waits to be reaped, and no descriptor stays."""
+    """Of commands spaced apart, at most one finished child waits to be reaped, and no descriptor stays."""
     done = run(sys.executable, "-c", SPACED, cwd=project, env=env)
     assert done.returncode == 0, done.stderr
     assert len(collector.wait(5)) == 5
@@ -520,7 +520,7 @@ def test_nothing_piles_up(project: Path, env: dict[str, str], collector: support
 def test_no_warnings(
     options: list[str], arguments: list[str], project: Path, env: dict[str, str], collector: support.Collector
 ) -> None:
-    """Contract 4: the command's own warnings, and none of telemetry's."""
+    """The command's own warnings, and none of telemetry's."""
     line = [sys.executable, *options, "-m", "kedro", *arguments]
     off = run(*line, cwd=project, env={**env, "DO_NOT_TRACK": "1"})
     on = run(*line, cwd=project, env=env)
@@ -547,7 +547,7 @@ def split():
 
 
 def test_a_fork_of_a_command_sends_nothing(project: Path, env: dict[str, str], collector: support.Collector) -> None:
-    """Contract 4: a child that goes on where the command forked, to the end of the command, is no second command."""
+    """A child that goes on where the command forked, to the end of the command, is no second command."""
     (project / "src" / "acme" / "cli.py").write_text(FORK)
     done = assert_as_off(*KEDRO, "split", cwd=project, env=env)
     assert sorted(done.stdout.split()) == ["0", "child"], done.stderr

@@ -1,4 +1,4 @@
-"""The question, on real pseudo-terminals: who is asked, what is asked, what an answer does (contract 2, row 6)."""
+"""The question, on real pseudo-terminals: who is asked, what is asked, what an answer does."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_it_leaves_standard_output_alone(asking: Path, env: dict[str, str]) -> N
 
 
 def test_it_names_the_collector_in_use(asking: Path, env: dict[str, str], collector: support.Collector) -> None:
-    """Contract 4: the question names the address that the event will go to."""
+    """The question names the address that the event will go to."""
     child = start(KEDRO, "info", cwd=asking, env=env)
     child.expect_exact(MARK)
     assert collector.url in (child.before or "")
@@ -190,7 +190,7 @@ def test_nobody_answers(asking: Path, env: dict[str, str], collector: support.Co
 
 @pytest.mark.parametrize("url", ["", "http://collector.example/", "ftp://127.0.0.1/"])
 def test_not_asked_where_nothing_could_be_sent(url: str, asking: Path, env: dict[str, str]) -> None:
-    """Contract 4: an address that is not allowed means that nothing is sent, so there is nothing to ask."""
+    """An address that is not allowed means that nothing is sent, so there is nothing to ask."""
     assert unasked(KEDRO, "info", cwd=asking, env=env | {plugin.ENDPOINT: url})[1] == 0
     assert not (asking / ".telemetry").exists()
 
@@ -268,7 +268,7 @@ def test_what_was_typed_before_is_no_answer(asking: Path, env: dict[str, str], c
 
 
 def test_not_asked_outside_a_project(tmp_path: Path, env: dict[str, str]) -> None:
-    """Contract 2, row 3."""
+    """Row 3."""
     assert unasked(KEDRO, "info", cwd=tmp_path, env=env)[1] == 0
     assert list(tmp_path.iterdir()) == []
 
@@ -283,7 +283,7 @@ def link(path: Path) -> None:
 
 @pytest.mark.parametrize("make", [noise, link, Path.touch, Path.mkdir, os.mkfifo])
 def test_not_asked_where_a_file_is(make: Callable[[Path], None], asking: Path, env: dict[str, str]) -> None:
-    """Contract 2, row 5: whatever is there was put there by someone: never asked, never followed, never rewritten."""
+    """Whatever is there was put there by someone: never asked, never followed, never rewritten."""
     make(asking / ".telemetry")
     before = (asking / ".telemetry").lstat()
     assert unasked(KEDRO, "info", cwd=asking, env=env)[1] == 0
@@ -293,7 +293,7 @@ def test_not_asked_where_a_file_is(make: Callable[[Path], None], asking: Path, e
 
 
 def test_an_answer_never_replaces_a_file(asking: Path, env: dict[str, str]) -> None:
-    """Contract 2: a file, or a broken link, that came while the question stood is neither overwritten nor followed."""
+    """A file, or a broken link, that came while the question stood is neither overwritten nor followed."""
     child = start(KEDRO, "info", cwd=asking, env=env)
     child.expect_exact(MARK)
     (asking / ".telemetry").symlink_to(asking / "target")
@@ -305,7 +305,7 @@ def test_an_answer_never_replaces_a_file(asking: Path, env: dict[str, str]) -> N
 
 
 def test_an_answer_that_cannot_be_written(asking: Path, env: dict[str, str], collector: support.Collector) -> None:
-    """Contract 2: in a read-only project the answer holds for this command only: its event goes, the next one asks."""
+    """In a read-only project the answer holds for this command only: its event goes, the next one asks."""
     line = unprivileged(asking, Path(env["HOME"]))
     asking.chmod(0o555)
     for count in (1, 2):

@@ -1,4 +1,4 @@
-"""The release: reproducible, with these contents, meeting Kedro's own requirement (contract, section 1)."""
+"""The release: reproducible, with these contents, meeting Kedro's own requirement."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_the_sdist_holds_what_a_reviewer_needs(dist: Path) -> None:
     assert {"SECURITY.md", "README.md", "LICENSE", "pyproject.toml", "kedro_telemetry/plugin.py"} <= names
 
 
-def test_the_metadata_is_what_the_contract_says(dist: Path, tmp_path: Path) -> None:
+def test_the_metadata_is_what_kedro_looks_for(dist: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(dist / WHEEL) as wheel:
         wheel.extractall(tmp_path)
     ours = Distribution.at(tmp_path / "kedro_telemetry-1.0.0+hardened.dist-info")

@@ -1,4 +1,4 @@
-"""The sender (contract section 4, rules 2 and 5 of plugin.py): the real process, real sockets."""
+"""The sender: the real process, real sockets."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_posts_over_tls_byte_for_byte(tmp_path: Path) -> None:
 
 
 def test_the_largest_request_is_small() -> None:
-    """Contract section 7: at most 1.5 KiB with headers, for the longest event and the longest URL."""
+    """At most 1.5 KiB with headers, for the longest event and the longest URL."""
     url = "https://" + "a" * (plugin.MAX_URL - 9) + "/"
     assert len(plugin.mask_command(["run", *["--registered-model-name", "x"] * 99])) > plugin.MAX_COMMAND - 30
     assert len(request(url, LARGEST)) <= 1536
@@ -441,7 +441,7 @@ def measured(env: dict[str, str]) -> tuple[int, int]:
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss has another unit elsewhere")
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_takes_little_memory(scheme: str, tmp_path: Path) -> None:
-    """Contract section 7: at most 25 MB resident in all its life, also with TLS and all the authorities of a system."""
+    """At most 25 MB resident in all its life, also with TLS and all the authorities of a system."""
     authority, variables = Authority(tmp_path), {}
     trusted = Path("/etc/ssl/certs/ca-certificates.crt")
     if scheme == "https":
@@ -483,7 +483,7 @@ def test_a_failed_delivery_is_silent() -> None:
 
 
 def test_loads_nothing_for_annotations() -> None:
-    """Contract section 7: they are for a type checker, and `typing` alone takes a megabyte."""
+    """They are for a type checker, and `typing` alone takes a megabyte."""
     line = [*SENDER[:-1], "-X", "importtime", SENDER[-1]]
     env = {plugin.ENDPOINT: "http://127.0.0.1:9/"}
     loaded = subprocess.run(line, input=EVENT, env=env, capture_output=True, timeout=30, check=False)

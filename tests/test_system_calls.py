@@ -1,4 +1,4 @@
-"""What `kedro` commands ask of the kernel: off is silent, on leaves the network to the sender (contract 2, 4)."""
+"""What `kedro` commands ask of the kernel: off is silent, on leaves the network to the sender."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ OFF: dict[str, tuple[dict[str, str], Callable[[Path], None]]] = {
 def test_off_asks_nothing_of_the_kernel(
     name: str, project: Path, env: dict[str, str], collector: support.Collector, home: Path, tmp_path: Path
 ) -> None:
-    """Contract 2, invariant 1: in every row that is off, no process, no internet socket, no file, no word."""
+    """In every row that is off, no process, no internet socket, no file, no word."""
     variables, prepare = OFF[name]
     prepare(project)
     done, found = traced("info", cwd=project, env=env | variables, folder=tmp_path / "trace")
@@ -197,7 +197,7 @@ def test_off_asks_nothing_of_the_kernel(
 
 
 def test_off_outside_a_project(env: dict[str, str], home: Path, tmp_path: Path) -> None:
-    """Contract 2, row 3: a `.telemetry` in a folder that is no project says nothing."""
+    """A `.telemetry` in a folder that is no project says nothing."""
     (tmp_path / ".telemetry").write_text("consent: true\n")
     done, found = traced("info", cwd=tmp_path, env=env, folder=tmp_path / "trace")
     assert done.returncode == 0, done.stderr
@@ -208,7 +208,7 @@ def test_off_outside_a_project(env: dict[str, str], home: Path, tmp_path: Path) 
 def test_off_with_other_commands(
     arguments: list[str], project: Path, env: dict[str, str], home: Path, tmp_path: Path
 ) -> None:
-    """Contract 2: a run that is off starts nothing beyond what Kedro's session starts itself (git)."""
+    """A run that is off starts nothing beyond what Kedro's session starts itself (git)."""
     says("consent: false\n")(project)
     _, found = traced(*arguments, cwd=project, env=env, folder=tmp_path / "trace")
     programs = {Path(program[0][0]).name for task in found for program in task.programs}
@@ -220,7 +220,7 @@ def test_off_with_other_commands(
 def test_the_question_writes_the_answer_alone(
     answer: str, text: str, project: Path, env: dict[str, str], home: Path, tmp_path: Path
 ) -> None:
-    """Contract 2, row 6: a no writes one file and starts nothing; a yes adds the salt and the sender."""
+    """A no writes one file and starts nothing; a yes adds the salt and the sender."""
     no_file(project)
     line = command_line(tmp_path / "trace", str(Path(sys.executable).parent / "kedro"), "info")
     variables = {**env, "PYTHONDONTWRITEBYTECODE": "1", "TERM": "dumb"}
@@ -243,7 +243,7 @@ def test_the_question_writes_the_answer_alone(
 
 
 def test_status_asks_nothing_of_the_kernel(project: Path, env: dict[str, str], home: Path, tmp_path: Path) -> None:
-    """Contract 5: `kedro-telemetry status` of a project that said yes looks, and does nothing."""
+    """`kedro-telemetry status` of a project that said yes looks, and does nothing."""
     done, found = traced("status", cwd=project, env=env, folder=tmp_path / "trace", program="kedro-telemetry")
     assert done.returncode == 1, done.stderr
     assert_silent(found, project, home)
@@ -260,7 +260,7 @@ def test_preview_is_standard_error_alone(
     home: Path,
     tmp_path: Path,
 ) -> None:
-    """Contract 4: a preview shows the request, whatever the consent; it sends, asks, writes and starts nothing."""
+    """A preview shows the request, whatever the consent; it sends, asks, writes and starts nothing."""
     prepare(project)
     off, _ = traced(*arguments, cwd=project, env=env | {"DO_NOT_TRACK": "1"}, folder=tmp_path / "off")
     shown, found = traced(*arguments, cwd=project, env=env | {plugin.PREVIEW: "1"}, folder=tmp_path / "trace")
@@ -276,7 +276,7 @@ def test_preview_is_standard_error_alone(
 def test_only_the_sender_meets_the_network(
     arguments: list[str], project: Path, env: dict[str, str], collector: support.Collector, home: Path, tmp_path: Path
 ) -> None:
-    """Contract 4, invariant 5: one sender, the only process with an internet socket; it touches nothing of the user."""
+    """One sender, the only process with an internet socket; it touches nothing of the user."""
     secrets = {"AWS_SECRET_ACCESS_KEY": "hidden", "HTTP_PROXY": "http://127.0.0.1:9", "NO_PROXY": "*"}
     _, found = traced(*arguments, cwd=project, env=env | secrets, folder=tmp_path / "trace")
     (event,) = collector.wait()
@@ -305,7 +305,7 @@ def split_at_program(task: Task) -> tuple[Task, Task]:
 
 
 def test_what_the_sender_holds(project: Path, env: dict[str, str], tmp_path: Path, home: Path) -> None:
-    """Contract 4: while it posts, the sender has three descriptors and its socket, a session, lowest priority."""
+    """While it posts, the sender has three descriptors and its socket, a session, lowest priority."""
     seen: list[dict[str, object]] = []
 
     def look(connection: socket.socket, collector: support.Collector) -> None:
@@ -349,7 +349,7 @@ def test_what_the_sender_holds(project: Path, env: dict[str, str], tmp_path: Pat
 
 
 def test_the_command_does_not_wait_for_the_sender(project: Path, env: dict[str, str]) -> None:
-    """Contract 4, invariant 6: the command has ended while its sender still waits for a collector that says nothing."""
+    """The command has ended while its sender still waits for a collector that says nothing."""
 
     def silent(connection: socket.socket, collector: support.Collector) -> None:
         collector.stopping.wait(20)
