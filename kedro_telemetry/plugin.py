@@ -127,11 +127,11 @@ def send() -> None:
     import faulthandler
 
     faulthandler.dump_traceback_later(DEADLINE, exit=True)  # also in a name look-up, which no timeout bounds
-    getattr(os, "nice", int)(19)  # Windows has no `nice`: `start_sender` sets the priority there
     import http.client
     import ssl
     from urllib import request
 
+    getattr(os, "nice", int)(19)  # not before the imports: a busy machine would not end them. Windows: `start_sender`
     event, url = sys.stdin.buffer.read(MAX_EVENT + 1), collector()
     if url is None or len(event) > MAX_EVENT or seal(json.loads(event)["properties"]) != event:
         raise ValueError("not a sealed event, or nowhere to send it")
