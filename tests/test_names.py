@@ -229,6 +229,14 @@ def test_the_sender_has_a_second_to_start() -> None:
     assert plugin.DEADLINE + 1 <= 5
 
 
+def test_the_sender_imports_at_the_priority_of_its_command() -> None:
+    """At the lowest one, a machine that is busy does not end the imports before the deadline: the event is lost."""
+    (send,) = (function for function in functions() if function.name == "send")
+    imports = [line.lineno for line in ast.walk(send) if isinstance(line, ast.Import | ast.ImportFrom)]
+    (nice,) = (line.lineno for line in ast.walk(send) if isinstance(line, ast.Constant) and line.value == "nice")
+    assert max(imports) < nice
+
+
 def test_functions_are_short() -> None:
     sizes = {function.name: lines(function) for function in functions()}
     assert {name: size for name, size in sizes.items() if size > 25} == {}
