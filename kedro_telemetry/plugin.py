@@ -60,7 +60,7 @@ def mask_command(args: Sequence[str]) -> str:
     for position, arg in enumerate(args[: MAX_COMMAND // 3]):  # a word and its space: three characters or more
         if is_value or position > end:
             shown, is_value = [MASK], False
-        elif position < 3 and " " not in arg and " ".join([*words[1:], arg]) in COMMANDS:  # before any other word
+        elif position < 3 and " " not in arg and " ".join([*words[1:], arg]) in COMMANDS:  # three at most
             shown = [arg]
         else:
             shown, is_value = mask_option(arg)
@@ -374,10 +374,10 @@ class TelemetryHook:
 
     @HookimplMarker("kedro")
     def before_pipeline_run(self, run_params: Mapping[str, Any], catalog: Any) -> None:
-        args, metadata, *_ = self.command or ((), None)
-        ours = Path(str(run_params.get("project_path"))) == getattr(metadata, "project_path", None)
-        if ours and args[:1] == ("run",):  # a session of another project is none of this command's
-            self.finish(lambda: observe(run_params, catalog))
+        with suppress(Exception):  # also where no command is known
+            args, metadata, *_ = self.command or ((), None)  # a session of another project is none of this command's
+            if args[:1] == ("run",) and Path(run_params["project_path"]) == metadata.project_path:
+                self.finish(lambda: observe(run_params, catalog))
 
     @HookimplMarker("kedro_cli")
     def after_command_run(self) -> None:

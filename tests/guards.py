@@ -467,11 +467,16 @@ GUARDS = [
     ),
     Guard(
         "only a run sends before a pipeline",
-        'if ours and args[:1] == ("run",):',
-        "if ours:",
+        'if args[:1] == ("run",) and Path',
+        "if args and Path",
         "hooks -k another_command",
     ),
-    Guard("a session of another project", "if ours and args", "if args", "hooks -k another_project"),
+    Guard(
+        "a session of another project",
+        ' and Path(run_params["project_path"]) == metadata.project_path:',
+        ":",
+        "hooks -k another_project",
+    ),
     Guard("a preview is no yes", "elif row == ON and collector()", "elif collector()", "hooks -k meanwhile"),
     Guard(
         "one event of a command",

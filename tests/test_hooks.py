@@ -220,6 +220,18 @@ def test_a_preview_that_is_switched_off_meanwhile_is_no_yes(
     assert not os.path.exists(salt_path())
 
 
+@pytest.mark.parametrize("armed", [True, False])
+@pytest.mark.parametrize("run_params", [None, {}, {"project_path": 12}, 12])
+def test_a_session_like_no_other_is_no_error(
+    armed: bool, run_params: Any, commands: Commands, collector: support.Collector
+) -> None:
+    """Kedro does not guard this hook either: an error would end a run, also one of a session without a command."""
+    if armed:
+        commands.before("run")
+    commands.hook.before_pipeline_run(run_params, CATALOG)
+    assert commands.started_none(collector)
+
+
 @pytest.mark.parametrize("path", ["/elsewhere", None])
 def test_a_session_of_another_project_is_not_counted(
     path: str | None, commands: Commands, collector: support.Collector
