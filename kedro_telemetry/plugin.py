@@ -60,7 +60,7 @@ def mask_command(args: Sequence[str]) -> str:
     for position, arg in enumerate(args[: MAX_COMMAND // 3]):  # a word and its space: three characters or more
         if is_value or position > end:
             shown, is_value = [MASK], False
-        elif position < 3 and " " not in arg and " ".join([*words[1:], arg]) in COMMANDS:  # three at most
+        elif position < 3 and " " not in arg and " ".join([*words[1:], arg]) in COMMANDS:  # no command has more words
             shown = [arg]
         else:
             shown, is_value = mask_option(arg)
@@ -374,9 +374,9 @@ class TelemetryHook:
 
     @HookimplMarker("kedro")
     def before_pipeline_run(self, run_params: Mapping[str, Any], catalog: Any) -> None:
-        with suppress(Exception):  # also where no command is known
-            args, metadata, *_ = self.command or ((), None)  # a session of another project is none of this command's
-            if args[:1] == ("run",) and Path(run_params["project_path"]) == metadata.project_path:
+        with suppress(Exception):  # an error is no run of its own
+            command = self.command  # a session of another project is none of its runs
+            if command and command[0][:1] == ("run",) and Path(run_params["project_path"]) == command[1].project_path:
                 self.finish(lambda: observe(run_params, catalog))
 
     @HookimplMarker("kedro_cli")

@@ -467,15 +467,21 @@ GUARDS = [
     ),
     Guard(
         "only a run sends before a pipeline",
-        'if args[:1] == ("run",) and Path',
-        "if args and Path",
+        'if command and command[0][:1] == ("run",) and Path',
+        "if command and Path",
         "hooks -k another_command",
     ),
     Guard(
         "a session of another project",
-        ' and Path(run_params["project_path"]) == metadata.project_path:',
+        ' and Path(run_params["project_path"]) == command[1].project_path:',
         ":",
         "hooks -k another_project",
+    ),
+    Guard(
+        "an error before a run is a no",
+        "        with suppress(Exception):  # an error is no run of its own\n            command = self",
+        "        with suppress(ZeroDivisionError):\n            command = self",
+        "hooks -k like_no_other",
     ),
     Guard("a preview is no yes", "elif row == ON and collector()", "elif collector()", "hooks -k meanwhile"),
     Guard(

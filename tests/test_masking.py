@@ -342,6 +342,11 @@ ARGUMENT = st.one_of(
 ALLOWED = {"kedro", MASK, *WORDS}
 
 
+def test_no_command_has_more_than_three_words() -> None:
+    """The file looks for no more."""
+    assert max(len(command.split(" ")) for command in COMMANDS) == 3
+
+
 @settings(max_examples=500, deadline=None)
 @given(st.lists(ARGUMENT, max_size=60))
 @example(["--", *WORDS])
