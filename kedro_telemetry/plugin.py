@@ -1,450 +1,1250 @@
-"""Opt-in usage telemetry for Kedro: all of it, in one file, to be read from here down.
+"""Opt-in usage telemetry for Kedro: the complete plugin, to be read downwards.
 
-1. Nothing leaves or starts unless a person said yes (`decide`, `ask`); only a question or a preview is shown before.
-2. At most one event per `kedro` command leaves: the FIELDS below, each in a closed form, through `seal` alone.
-3. Every value on a command line is masked: only the fixed words of COMMANDS and OPTIONS pass.
-4. Names leave as hashes, keyed with a random salt that never leaves and lives for a month.
-5. Only the sender touches the network: a second process that runs this file down to THE WALL, so it has no consent,
-   no salt and no Kedro. It checks the event, posts it once, to one address, and is gone within 5 seconds.
-6. The user's process never waits for it. An error in here means no event, never a broken command.
-7. Two files are kept: the answer (`.telemetry` in the project) and the salt.
-SECURITY.md names the test that proves each rule. Out of scope: hostile code that runs as the user.
+1. Nothing is sent unless a person agreed in this project: see `decide` and `ask`.
+2. A `kedro` command sends at most one event. It has the fields in FIELDS and no others,
+   each in its fixed format. `build_event` checks this in the process that sends.
+3. Every value on a command line is masked. Only the names in COMMANDS are sent.
+4. User and package names are sent as hashes, with a secret salt as their key.
+5. Only the sender opens a network connection. It is a second process that runs this
+   file as far as THE WALL. It is given one small message and a few environment
+   variables. It posts once, to one address, and ends within five seconds.
+6. The `kedro` process never waits for the sender. An error in this file means that
+   nothing is sent; it never breaks a command.
+7. Two files are written: the answer (`.telemetry` in the project) and the salt.
+
+Not protected against: code that runs as the user, which could send anything anyway.
+SECURITY.md names the tests for each of these points.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from contextlib import suppress
-from ipaddress import ip_address
-from urllib.parse import urlsplit
+import time
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # annotations are not evaluated: only a type checker needs their names
-    from collections.abc import Callable, Mapping, Sequence
-    from typing import Any, Final
+# Other modules are imported in the functions that use them. The sender must load next
+# to nothing before its pause, and `kedro` should load nothing while telemetry is off.
+if __name__ != "__main__":  # for annotations, which the sender does not evaluate
+    from collections.abc import Iterator, Mapping, Sequence
+    from typing import Any, Final, NamedTuple
 
-VERSION: Final = "1.0.0+hardened"
-COLLECTOR: Final = "https://heapanalytics.com/api/track"
-ENDPOINT, PREVIEW = "KEDRO_TELEMETRY_ENDPOINT", "KEDRO_TELEMETRY_PREVIEW"  # where events go; show them, send none
+VERSION: Final = "1.1.0+hardened"
+APP_ID: Final = "2388822444"  # the Kedro project at its collector, Heap
+DEFAULT_ENDPOINT: Final = "https://heapanalytics.com/api/track"
+
+ENDPOINT: Final = "KEDRO_TELEMETRY_ENDPOINT"  # sends events to another collector
+PREVIEW: Final = "KEDRO_TELEMETRY_PREVIEW"  # shows each event and sends nothing
+
+MAX_MESSAGE: Final = 4096  # bytes: fits in the buffer of a pipe on every system
+MAX_URL: Final = 200  # characters
+MAX_WORDS: Final = 32  # words of a command, `kedro` included
+
+# The sender's time, in seconds.
+PAUSE: Final = 0.5  # lets the command finish first, on a single core as well
+CONNECTION_TIMEOUT: Final = 1.5  # for each address of the collector, and each read
+LIFETIME: Final = 4.5  # from start to end, whatever happens
+
+
+# --- Masking: what is sent of a command line ---
+
 MASK: Final = "*****"
-MAX_EVENT: Final = 4096  # bytes: what a pipe takes on any system before it is read
-MAX_COMMAND, MAX_URL = 420, 200  # characters: together they keep a request below 1.5 KiB
-DEADLINE: Final = 4  # seconds that the sender has once it runs: with one for its start, it is gone after five
-TOOLS: Final = ("Linting", "Testing", "Custom Logging", "Documentation", "Data Structure", "PySpark", "Kedro Viz")
-# The public words of Kedro 0.18.0 to 1.7.0 and of its official plugins; `=` marks an option that takes a value.
-COMMANDS: Final = """info, docs, new, starter, starter list, run, ipython, package, test, lint, build-docs, build-reqs,
-activate-nbstripout, jupyter, jupyter notebook, jupyter lab, jupyter setup, jupyter convert, catalog, catalog list,
-catalog create, catalog rank, catalog resolve, catalog describe-datasets, catalog resolve-patterns,
-catalog list-patterns, pipeline, pipeline create, pipeline delete, registry, registry list, registry describe, micropkg,
-micropkg pull, micropkg package, server, server start, viz, viz run, viz build, viz deploy, docker, docker init,
-docker build, docker run, docker ipython, docker cmd, docker jupyter, docker jupyter notebook, docker jupyter lab,
-docker dive, airflow, airflow create, mlflow, mlflow init, mlflow ui, mlflow modelify""".replace("\n", " ").split(", ")
-OPTIONS: Final = """--alias= --all --artifact-path= --async --autoreload --await-registration-for= --base-image=
---browser --bucket-name= --check-only --checkout= --ci --ci-config-path= --code-path= --code-paths= --conda-env=
---conf-source= --config= --copy-mode= --destination= --directory= --docker-args= --endpoint= --env= --example=
---extra-pip-requirements= --force --from-inputs= --from-nodes= --fs-args= --gid= --group-by= --group-in-memory --help
---host= --ignore-plugins --image= --include-hooks --include-previews --infer-input-example --infer-signature
---input-file= --input-name= --jinja-file= --lite --load-file= --load-version= --load-versions= --model-name= --name=
---namespace= --namespaces= --no-browser --no-ci --node= --nodes= --only-missing-outputs --open --output-file= --params=
---pip-requirements= --pipeline= --pipelines= --platform= --port= --project-path= --region= --registered-model-name=
---reload --run-id= --run-name= --runner= --runner-params= --save-file= --silent --skip-config --starter= --tag= --tags=
---target-dir= --telemetry= --template= --to-nodes= --to-outputs= --tools= --uid= --verbose --version --with-spark --yes
--H= -V -a -c= -d= -e= -f -g= -h= -i= -j= -lv= -n= -ns= -o -p= -r= -s= -t= -tc= -v -y""".split()
 
-
-def mask_command(args: Sequence[str]) -> str:
-    """`kedro` and these arguments, every value as `*****`, cut to MAX_COMMAND. Masking twice changes nothing."""
-    words, is_value, end = ["kedro"], False, [*args, "--"].index("--")
-    for position, arg in enumerate(args[: MAX_COMMAND // 3]):  # a word and its space: three characters or more
-        if is_value or position > end:
-            shown, is_value = [MASK], False
-        elif position < 3 and " " not in arg and " ".join([*words[1:], arg]) in COMMANDS:  # no command has more words
-            shown = [arg]
-        else:
-            shown, is_value = mask_option(arg)
-        words += shown
-    return " ".join([*words, ""])[: MAX_COMMAND + 1].rpartition(" ")[0]
-
-
-def mask_option(arg: str) -> tuple[list[str], bool]:
-    """An argument as the words that may be shown, and whether the next argument is its value."""
-    for name, glued in (arg.partition("=")[::2], (arg[:2], arg[2:])):  # `--pipeline=ds`, or `-pds`
-        if name in OPTIONS or f"{name}=" in OPTIONS:
-            return ([name, MASK], False) if glued else ([name], f"{name}=" in OPTIONS)
-    return [MASK], False
-
-
-# --- The event: all that can leave, each field's type and form. To add one is a new major version ---
-COUNT: Final = (int, lambda v: 0 <= v < 10**9 and not str(v)[2:].strip("0"))  # two digits: none stands out
-FIELDS: Final[Mapping[str, tuple[type, Callable[[Any], bool]]]] = {
-    **dict.fromkeys(("username", "package_name"), (str, lambda v: len(v) == 32 and set(v) <= set("0123456789abcdef"))),
-    "command": (str, lambda v: v == mask_command(v.split(" ")[1:])),
-    "project_version": (str, lambda v: len(v) < 12 and v.isascii() and all(map(str.isdecimal, v.split(".")))),
-    "telemetry_version": (str, lambda v: v == VERSION),
-    "python_version": (str, lambda v: v[:2] == "3." and v[2:].isdecimal() and v.isascii() and len(v) < 5),
-    "os": (str, lambda v: v in ("linux", "darwin", "win32", "other")),
-    "tools": (str, lambda v: v.split(", ") == [tool for tool in TOOLS if tool in v.split(", ")]),
-    "example_pipeline": (str, lambda v: v in ("True", "False")),
-    **dict.fromkeys(("number_of_datasets", "number_of_nodes", "number_of_pipelines"), COUNT),
+# The public commands of Kedro 0.18 to 1.7, its official plugins and kedro-mlflow:
+# "command": ("options that take a value", "options that take none")
+# Every command also has the options --help and -h.
+COMMANDS: Final = {
+    "activate-nbstripout": ("", "--verbose -v"),
+    "airflow create": (
+        "--env -e --target-dir -t --pipeline --pipelines -p --jinja-file -j --params"
+        " --tags --conf-source --group-by -g",
+        "--all --group-in-memory",
+    ),
+    "build-docs": ("", "--open -o"),
+    "build-reqs": ("--input-file --output-file", "--verbose -v"),
+    "catalog create": ("--env -e --pipeline -p", ""),
+    "catalog describe-datasets": ("--env -e --pipeline -p", ""),
+    "catalog list": ("--env -e --pipeline -p", ""),
+    "catalog list-patterns": ("--env -e", ""),
+    "catalog rank": ("--env -e", ""),
+    "catalog resolve": ("--env -e", ""),
+    "catalog resolve-patterns": ("--env -e --pipeline -p", ""),
+    "docker build": ("--uid --gid --base-image --image --docker-args", "--with-spark"),
+    "docker cmd": ("--image --docker-args", "--verbose -v"),
+    "docker dive": ("--ci-config-path -c --image --docker-args", "--ci --no-ci"),
+    "docker init": ("", "--with-spark"),
+    "docker ipython": ("--image --docker-args", "--verbose -v"),
+    "docker jupyter lab": ("--image --port --docker-args", "--verbose -v"),
+    "docker jupyter notebook": ("--image --port --docker-args", "--verbose -v"),
+    "docker run": ("--image --docker-args", "--verbose -v"),
+    "docs": ("", ""),
+    "info": ("", ""),
+    "ipython": ("--env -e", "--verbose -v"),
+    "jupyter convert": ("--env -e", "--all -a -y --verbose -v"),
+    "jupyter lab": ("--env -e", "--verbose -v"),
+    "jupyter notebook": ("--env -e", "--verbose -v"),
+    "jupyter setup": ("", "--verbose -v"),
+    "lint": ("", "--check-only -c --verbose -v"),
+    "micropkg package": ("--alias --env -e --destination -d", "--all -a --verbose -v"),
+    "micropkg pull": (
+        "--alias --env -e --fs-args --destination -d",
+        "--all -a --verbose -v",
+    ),
+    "mlflow init": ("--env -e", "--force -f --silent -s"),
+    "mlflow modelify": (
+        "--pipeline -p --input-name -i --copy-mode --registered-model-name"
+        " --await-registration-for --pip-requirements --extra-pip-requirements"
+        " --conda-env --run-id -r --run-name --artifact-path --code-path --code-paths"
+        " --model-name",
+        "--infer-signature --infer-input-example",
+    ),
+    "mlflow ui": ("--env -e --port -p --host -h --project-path", ""),
+    "new": (
+        "--config -c --starter -s --checkout --directory --name -n --tools -t"
+        " --example -e --telemetry -tc",
+        "--verbose -v",
+    ),
+    "package": ("", ""),
+    "pipeline create": ("--env -e --template -t", "--skip-config --verbose -v"),
+    "pipeline delete": ("--env -e", "--yes -y --verbose -v"),
+    "registry describe": ("", "--verbose -v"),
+    "registry list": ("", ""),
+    "run": (
+        "--from-inputs --to-outputs --from-nodes --to-nodes --node --nodes -n"
+        " --runner -r --runner-params --env -e --tag --tags -t --load-version"
+        " --load-versions -lv --pipeline -p --pipelines --namespace --namespaces -ns"
+        " --config -c --conf-source --params",
+        "--async --only-missing-outputs",
+    ),
+    "server start": ("--host -H --port -p --env -e --conf-source", "--reload"),
+    "skills install": ("--ide", "--all --force"),
+    "skills list": ("", ""),
+    "skills uninstall": ("", "--force"),
+    "skills update": ("", "--force"),
+    "starter list": ("", ""),
+    "test": ("", "--verbose -v"),
+    "viz": (
+        "--host --port --load-file --save-file --pipeline -p --env -e --params",
+        "--browser --no-browser --autoreload -a --ignore-plugins --include-hooks"
+        " --lite",
+    ),
+    "viz build": ("", "--include-hooks --include-previews"),
+    "viz deploy": (
+        "--platform --endpoint --bucket-name --region",
+        "--include-hooks --include-previews",
+    ),
+    "viz run": (
+        "--host --port --load-file --save-file --pipeline -p --env -e --params",
+        "--browser --no-browser --autoreload -a --ignore-plugins --include-hooks"
+        " --lite",
+    ),
 }
 
 
-def seal(properties: Mapping[str, Any]) -> bytes:
-    """The event as it is sent: a fresh copy of those FIELDS that have their form, and nothing else."""
-    kept: dict[str, Any] = {}
-    for name, (kind, fits) in FIELDS.items():
-        if type(value := properties.get(name)) is kind and fits(value):
-            kept[name] = value
-    title = "Kedro Project Statistics" if any(FIELDS[name] is COUNT for name in kept) else "CLI command"
-    event = {"app_id": "2388822444", "event": title, "identity": kept.get("username"), "properties": kept}
+def mask_command(args: Sequence[str]) -> str:
+    """Return `kedro` and these arguments, with every value as `*****`.
+
+    run --pipeline=ds -e prod   ->  kedro run --pipeline ***** -e *****
+    pipeline create acme -v     ->  kedro pipeline create ***** -v
+    acme-report --client acme   ->  kedro ***** ***** *****
+
+    Masking the result once more does not change it. At most MAX_WORDS words are kept.
+    """
+    command = find_command(args)
+    with_value, without_value = COMMANDS.get(command, ("", ""))
+    value_options = with_value.split()
+    flags = [*without_value.split(), "--help", "-h"]
+    if not command:
+        flags += ["--version", "-V"]
+
+    shown = ["kedro", *command.split()]
+    is_value = False  # the option before this argument takes a value
+    mask_rest = False
+    for arg in args[len(command.split()) :]:
+        name, equals, _ = arg.partition("=")
+        if mask_rest or is_value:
+            shown.append(MASK)
+            is_value = False
+        elif arg in value_options:
+            shown.append(arg)
+            is_value = True
+        elif arg in flags:
+            shown.append(arg)
+        elif equals and name in value_options:  # --pipeline=ds
+            shown += [name, MASK]
+        elif arg[:2] in value_options:  # -pds
+            shown += [arg[:2], MASK]
+        else:
+            shown.append(MASK)
+            # After an unknown option or command, nothing can be told from a value.
+            mask_rest = arg.startswith("-") or is_group(command)
+    return " ".join(shown[:MAX_WORDS])
+
+
+def find_command(args: Sequence[str]) -> str:
+    """Return the longest public command that the arguments start with, or ""."""
+    command = ""
+    for arg in args[:3]:  # no command has more words
+        longer = f"{command} {arg}" if command else arg
+        if " " in arg or not (longer in COMMANDS or is_group(longer)):
+            break
+        command = longer
+    return command
+
+
+def is_group(command: str) -> bool:
+    """Return whether there are commands below this one, as below `catalog`."""
+    start = f"{command} " if command else ""
+    return any(other.startswith(start) for other in COMMANDS)
+
+
+# --- The event: all that is ever sent ---
+
+# The patterns of FIELDS.
+TOOL: Final = (
+    "Linting|Testing|Custom Logging|Documentation|Data Structure|PySpark|Kedro Viz"
+)
+HASH: Final = r"[0-9a-f]{32}"
+COUNT: Final = r"[0-9]|[1-9][0-9]0{0,7}"  # two significant digits
+
+# Each field with its type, and a pattern that its whole text must match.
+# Adding a field requires a new major version.
+FIELDS: Final = {
+    "username": (str, HASH),
+    "package_name": (str, HASH),
+    "command": (str, r"kedro( [A-Za-z*-]+)*"),  # and masked: see `build_event`
+    "project_version": (str, r"[0-9]{1,3}(\.[0-9]{1,3}){1,2}"),  # of Kedro
+    "telemetry_version": (str, r"1\.1\.0\+hardened"),
+    "python_version": (str, r"3\.[0-9]{1,2}"),
+    "os": (str, r"linux|darwin|win32|other"),
+    "tools": (str, rf"({TOOL})(, ({TOOL})){{0,6}}"),
+    "example_pipeline": (str, r"True|False"),
+    "number_of_datasets": (int, COUNT),
+    "number_of_nodes": (int, COUNT),
+    "number_of_pipelines": (int, COUNT),
+}
+
+
+def build_event(message: bytes) -> bytes:
+    """Return the event as it is sent, built from the fields in a message.
+
+    The message is a JSON object of at most MAX_MESSAGE bytes. A value that does not
+    match its format is dropped, and so is everything that is not in FIELDS.
+    Raises an exception if the message is anything else, or has no masked command.
+    """
+    import json
+    import re
+
+    if len(message) > MAX_MESSAGE:
+        raise ValueError("the message is too long")
+    values = json.loads(message)
+    properties: dict[str, Any] = {}
+    for name, (kind, pattern) in FIELDS.items():
+        value = values.get(name)
+        if type(value) is kind and re.fullmatch(pattern, str(value)):
+            properties[name] = value
+    words = properties["command"].split(" ")
+    if mask_command(words[1:]) != properties["command"]:
+        raise ValueError("the command is not masked")
+
+    has_counts = any(FIELDS[name][0] is int for name in properties)
+    event = {
+        "app_id": APP_ID,
+        "event": "Kedro Project Statistics" if has_counts else "CLI command",
+        "identity": properties.get("username"),
+        "properties": properties,
+    }
     return json.dumps(event, separators=(",", ":")).encode("ascii")
 
 
-def collector() -> str | None:
-    """Where events go: an https URL, or http to a loopback address, that cannot break out of a request; or None."""
-    url = os.environ.get(ENDPOINT, COLLECTOR)
+# --- The request: where the event goes, and how ---
+
+
+def endpoint() -> str:
+    """Return the URL of the collector: https, or http to a loopback IP address.
+
+    Raises ValueError, with the reason, if KEDRO_TELEMETRY_ENDPOINT is not allowed.
+    """
+    from urllib.parse import urlsplit
+
+    url = os.environ.get(ENDPOINT, DEFAULT_ENDPOINT)
+    if len(url) > MAX_URL:
+        raise ValueError(f"{ENDPOINT} is longer than {MAX_URL} characters")
+    if not url.isascii() or not url.isprintable() or set(url) & set(" \\%#"):
+        raise ValueError(f"{ENDPOINT} has a character that is not allowed")
+    if "@" in url:
+        raise ValueError(f"{ENDPOINT} must not have a user name, password or @")
     try:
         parts = urlsplit(url)
-        host, port = str(parts.hostname), f":{parts.port}"
-        whole = parts.netloc.lower() in (host, host + port, f"[{host}]", f"[{host}]{port}")  # no user or password
-        allowed = parts.scheme == "https" or (parts.scheme == "http" and ip_address(host).is_loopback)
-    except ValueError:  # a name, which can mean any machine; a port that is none
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        raise ValueError(f"{ENDPOINT} has an invalid host or port") from None
+    # urllib connects to the text between the slashes, so it must be just these two.
+    authority = f"[{host}]" if ":" in host else host
+    if port is not None:
+        authority += f":{port}"
+    if not host or port == 0 or parts.netloc.lower() != authority:
+        raise ValueError(f"{ENDPOINT} has an invalid host or port")
+    if parts.scheme == "https":
+        return url
+    if parts.scheme == "http" and is_loopback_address(host):
+        return url
+    raise ValueError(
+        f"{ENDPOINT} must be an https:// URL, or http:// with a loopback IP address"
+    )
+
+
+def is_loopback_address(host: str) -> bool:
+    from ipaddress import ip_address
+
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:  # a host name, which can mean any machine
+        return False
+
+
+def find_proxy(url: str) -> str | None:
+    """Return the proxy for this URL as `[user:password@]host:port`, or None.
+
+    HTTPS_PROXY decides, else ALL_PROXY; NO_PROXY lists hosts that need none.
+    Raises ValueError if the proxy is not a plain HTTP proxy: urllib would talk to it
+    without encryption, and show it the password.
+    """
+    from urllib.parse import urlsplit
+
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if host == "localhost" or is_loopback_address(host):
         return None
-    plain = url.isascii() and url.isprintable() and len(url) <= MAX_URL and not set(url) & set(" @\\#%")
-    return url if port != ":0" and whole and allowed and plain else None
+    exceptions = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    for exception in exceptions.lower().split(","):
+        name = exception.strip().lstrip(".")
+        if name == "*" or name in (host, parts.netloc.lower()):
+            return None
+        if name and host.endswith(f".{name}"):
+            return None
+    for variable in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+        proxy = os.environ.get(variable)
+        if proxy:
+            return parse_proxy(variable, proxy)
+    return None
 
 
-def headers(url: str, event: bytes) -> str:
-    """All headers of the request, a line each, in the order in which they are sent."""
-    head = f"Host: {urlsplit(url).netloc}\nUser-Agent: kedro-telemetry/{VERSION}\nContent-Type: application/json"
-    return f"{head}\nContent-Length: {len(event)}\nAccept-Encoding: identity\nConnection: close"
+def parse_proxy(variable: str, proxy: str) -> str:
+    from urllib.parse import urlsplit
+
+    scheme, _, rest = proxy.rpartition("://")
+    if scheme.lower() not in ("", "http"):
+        raise ValueError(f"{variable} is not an http:// proxy")
+    authority = rest.partition("/")[0]
+    try:
+        parts = urlsplit(f"//{authority}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port = None, None
+    if not host or not proxy.isprintable() or " " in proxy:
+        raise ValueError(f"{variable} has an invalid host or port")
+    return authority if port else f"{authority.removesuffix(':')}:80"
+
+
+def request_headers(url: str, event: bytes) -> dict[str, str]:
+    """Return all headers of the request, in the order in which they are sent."""
+    from urllib.parse import urlsplit
+
+    return {
+        "Host": urlsplit(url).netloc,
+        "User-Agent": f"kedro-telemetry/{VERSION}",
+        "Content-Type": "application/json",
+        "Content-Length": str(len(event)),
+        "Accept-Encoding": "identity",
+        "Connection": "close",
+    }
+
+
+# --- The sender ---
 
 
 def send() -> None:
-    """All that the sender process does. An error ends it: nobody listens to its output."""
+    """Post the event on standard input. An error ends the process; nobody sees it."""
     import faulthandler
 
-    faulthandler.dump_traceback_later(DEADLINE, exit=True)  # also in a name look-up, which no timeout bounds
-    import http.client
-    import ssl
-    from urllib import request
+    # The only timer in the standard library that also ends a name look-up.
+    faulthandler.dump_traceback_later(LIFETIME, exit=True)
+    time.sleep(PAUSE)
 
-    getattr(os, "nice", int)(19)  # not before the imports: a busy machine would not end them. Windows: `start_sender`
-    event, url = sys.stdin.buffer.read(MAX_EVENT + 1), collector()
-    if url is None or len(event) > MAX_EVENT or seal(json.loads(event)["properties"]) != event:
-        raise ValueError("not a sealed event, or nowhere to send it")
-    # These handlers alone: no redirect, cookie, password or file. Only https takes a proxy: loopback stays loopback.
+    from base64 import b64encode
+    from urllib import request
+    from urllib.parse import unquote_to_bytes
+
+    event = build_event(sys.stdin.buffer.read(MAX_MESSAGE + 1))
+    url = endpoint()
+    post = request.Request(url, event, request_headers(url, event))
+    # An opener with one handler: no redirects, cookies, authentication or retries.
     opener = request.OpenerDirector()
-    proxy = request.getproxies_environment().get("https")
-    opener.add_handler(request.ProxyHandler({"https": proxy} if proxy else {}))
-    opener.add_handler(request.HTTPHandler())
-    opener.add_handler(request.HTTPSHandler(context=ssl.create_default_context()))
-    http.client._MAXLINE = MAX_EVENT  # type: ignore[attr-defined]  # whatever answers, it takes no memory
-    http.client.parse_headers = lambda *_, **__: sys.exit()  # the collector's is read as far as its status line
-    post = request.Request(url, event, dict(line.split(": ") for line in headers(url, event).split("\n")))
-    sys.excepthook = lambda *_: None  # nobody reads why it failed: a traceback would cost more than the event
-    opener.open(post)
+    if post.type == "https":
+        import ssl
+
+        context = ssl.create_default_context()  # verifies the certificate
+        opener.add_handler(request.HTTPSHandler(context=context))
+    else:
+        opener.add_handler(request.HTTPHandler())
+    proxy = find_proxy(url)
+    if proxy:
+        credentials, _, address = proxy.rpartition("@")
+        post.set_proxy(address, "http")  # a tunnel: the proxy sees only the host
+        if credentials:
+            basic = b64encode(unquote_to_bytes(credentials)).decode("ascii")
+            post.add_header("Proxy-Authorization", f"Basic {basic}")
+    opener.open(post, timeout=CONNECTION_TIMEOUT)
 
 
 if __name__ == "__main__":
-    sys.exit(send())  # type: ignore[func-returns-value]  # ends here, whatever happened in there
+    send()
+    sys.exit()
 
-# --- THE WALL. The sender process has ended above this line. What follows is the user's process. ---
-import hashlib
+# --- THE WALL. The sender has ended above. Below is what the `kedro` process runs. ---
+
+import json
 import select
 import stat
-import subprocess
-import time
-from functools import partial
-from importlib import import_module
+from contextlib import suppress
 from pathlib import Path
 
 from kedro import __version__ as kedro_version
 from pluggy import HookimplMarker
 
-CI_SIGNS: Final = """CI GITHUB_ACTION GITHUB_ACTIONS GITLAB_CI JENKINS_URL TF_BUILD TRAVIS CIRCLECI BUILDKITE APPVEYOR
-TEAMCITY_VERSION BITBUCKET_BUILD_NUMBER CODEBUILD_BUILD_ID""".split()  # as each CI system documents its own
-ON, ASK = 4, 6  # rows of the table in SECURITY.md: a trusted yes; no answer yet, and a person to ask
-QUESTION: Final = """\
-May Kedro's maintainers see how its commands are used in this project? After a
-yes, each `kedro` command sends the command with every value masked, hashed user
-and package names, versions and counts to {url}
-See it exactly: KEDRO_TELEMETRY_PREVIEW=1 kedro ...  Undo: kedro-telemetry deny
-Send these events? [y/N] """
-SENDER_VARIABLES: Final = f"""{ENDPOINT} HTTPS_PROXY https_proxy NO_PROXY no_proxy SSL_CERT_FILE SSL_CERT_DIR
-LD_LIBRARY_PATH DYLD_LIBRARY_PATH SYSTEMROOT""".split()  # the endpoint, a proxy, TLS trust, what loaders need
+# --- Files ---
 
 
-# --- Files and terminals: here Linux, macOS and Windows differ ---
-def read_own(path: str, limit: int, others: int) -> bytes:
-    """A regular file of the user's own, on which nobody has the mode bits `others`, or OSError. It never waits."""
-    if stat.S_ISLNK(os.lstat(path).st_mode):  # Windows has no O_NOFOLLOW, and shows no owners
-        raise PermissionError("it is a link")
-    flags = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-    with open(path, "rb", opener=lambda name, _: os.open(name, os.O_RDONLY | flags)) as file:
+def read_file(path: str, limit: int, own_without: int | None = None) -> bytes:
+    """Return the content of a regular file. Does not wait, not even for a FIFO.
+
+    With `own_without`, the file must also be the user's own: not a symbolic link, owned
+    by the user, and without these mode bits. Windows shows neither owner nor mode.
+    Raises OSError, also if the file has more than `limit` bytes.
+    """
+    if own_without is not None and os.path.islink(path):
+        raise PermissionError("it is a symbolic link")
+    extra_flags = 0
+    if sys.platform != "win32":
+        extra_flags |= os.O_NONBLOCK
+        if own_without is not None:
+            extra_flags |= os.O_NOFOLLOW
+    with open(
+        path, "rb", opener=lambda name, flags: os.open(name, flags | extra_flags)
+    ) as file:
         found = os.fstat(file.fileno())
-        exposed = hasattr(os, "geteuid") and (found.st_uid != os.geteuid() or found.st_mode & others)
-        if exposed or not stat.S_ISREG(found.st_mode):
-            raise PermissionError("it is not a regular file of your own, closed to others")
-        return file.read(limit)
+        if not stat.S_ISREG(found.st_mode):
+            raise PermissionError("it is not a regular file")
+        if found.st_size > limit:
+            raise PermissionError(f"it has more than {limit} bytes")
+        if sys.platform != "win32" and own_without is not None:
+            if found.st_uid != os.geteuid():
+                raise PermissionError("it belongs to another user")
+            if found.st_mode & own_without:
+                raise PermissionError("other users have access to it")
+        return file.read(found.st_size)
 
 
-def write_new(path: str, text: str, mode: int, target: str | None = None) -> None:
-    """Write a file that must not exist yet, and put it in the place of `target`; if that fails, leave none behind."""
+def write_new_file(path: str, text: str, mode: int) -> None:
+    """Write a file that must not exist yet. Leaves none behind if that fails."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
         with open(descriptor, "wb") as file:
-            file.write(text.encode())
-        if target:
-            os.replace(path, target)
+            file.write(text.encode("ascii"))
     except BaseException:
         os.unlink(path)
         raise
 
 
-def salt_path() -> str:
-    """`telemetry.salt` in the folder that `appdirs.user_config_dir("kedro")` names."""
-    xdg, local = os.environ.get("XDG_CONFIG_HOME", ""), os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
-    places = {"win32": f"{local}/kedro", "darwin": "~/Library/Application Support"}
-    folder = places.get(sys.platform) or (xdg if os.path.isabs(xdg) else "~/.config")
-    return os.path.join(os.sep, os.path.expanduser(folder), "kedro", "telemetry.salt")
+def describe(error: Exception) -> str:
+    """Return what went wrong, without number and path."""
+    return getattr(error, "strerror", None) or str(error)
 
 
-def at_terminal() -> bool:
-    """Whether a person can be asked: three terminals, not a job in the background, and nothing typed before."""
-    with suppress(OSError, ValueError, AttributeError):  # no terminal; a stream closed or absent
-        files = [stream.isatty() and stream.buffer for stream in (sys.stdin, sys.stdout, sys.stderr)]
-        if os.name == "nt":  # where `NUL` says that it is a terminal
-            return all("Console" in repr(getattr(file, "raw", file)) for file in files)
-        return all(files) and os.tcgetpgrp(0) == os.getpgrp() and not select.select([0], [], [], 0)[0]
+# --- The terminal ---
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def is_terminal(descriptor: int) -> bool:
+        """Tell a console from NUL, for which `isatty` is true as well."""
+        import ctypes
+
+        console_mode = ctypes.c_ulong()
+        handle = ctypes.c_void_p(msvcrt.get_osfhandle(descriptor))
+        kernel32 = ctypes.windll.kernel32
+        return bool(kernel32.GetConsoleMode(handle, ctypes.byref(console_mode)))
+
+    def is_in_foreground(descriptor: int) -> bool:
+        return True  # Windows has no background jobs
+
+    def discard_input(descriptor: int) -> None:
+        while msvcrt.kbhit():
+            msvcrt.getwch()
+
+    def read_key(descriptor: int, seconds: float) -> str | None:
+        end = time.monotonic() + seconds
+        while not msvcrt.kbhit():
+            if time.monotonic() > end:
+                return None
+            time.sleep(0.05)
+        key = msvcrt.getwche()
+        if key == "\x03":  # Ctrl-C
+            raise KeyboardInterrupt
+        return "" if key == "\x1a" else key  # Ctrl-Z ends the input
+
+else:
+
+    def is_terminal(descriptor: int) -> bool:
+        return os.isatty(descriptor)
+
+    def is_in_foreground(descriptor: int) -> bool:
+        return os.tcgetpgrp(descriptor) == os.getpgrp()
+
+    def discard_input(descriptor: int) -> None:
+        import termios
+
+        termios.tcflush(descriptor, termios.TCIFLUSH)
+
+    def read_key(descriptor: int, seconds: float) -> str | None:
+        """Return a byte as text, "" at the end of input, or None if none comes."""
+        ready, _, _ = select.select([descriptor], [], [], seconds)
+        return os.read(descriptor, 1).decode("latin-1") if ready else None
+
+
+def can_ask() -> bool:
+    """Return whether somebody can answer a question here."""
+    try:
+        streams = (sys.stdin, sys.stdout, sys.stderr)
+        terminals = [is_terminal(stream.fileno()) for stream in streams]
+        return all(terminals) and is_in_foreground(sys.stdin.fileno())
+    except (AttributeError, OSError, ValueError):  # a stream is closed or replaced
+        return False
+
+
+def read_line(seconds: float) -> str | None:
+    """Return a line with its newline, without it at the end of input, or None.
+
+    None means that the line is not complete in time. The terminal is read by the byte,
+    past Python's own buffer, so that nothing after the line is taken.
+    """
+    end = time.monotonic() + seconds
+    line = ""
+    while not line.endswith("\n"):
+        key = read_key(sys.stdin.fileno(), max(0, end - time.monotonic()))
+        if key is None:
+            return None
+        if key == "":
+            break
+        line += "\n" if key == "\r" else key
+    return line
+
+
+# --- Git: a tracked `.telemetry` may hold somebody else's answer ---
+
+MAX_INDEX: Final = 16 * 1024 * 1024  # bytes
+
+
+def is_tracked_by_git(project: str) -> bool:
+    """Return whether a git repository around this project tracks its `.telemetry`.
+
+    Raises OSError, ValueError or LookupError if that cannot be told.
+    """
+    project = os.path.realpath(project)
+    for top in (Path(project), *Path(project).parents):
+        folder = find_git_folder(top)
+        if folder is None or not (folder / "index").exists():  # nothing is tracked yet
+            continue
+        for path in read_git_index(read_file(str(folder / "index"), MAX_INDEX)):
+            # In any spelling: macOS and Windows take `.Telemetry` for the same file.
+            if path.lower().endswith(b".telemetry"):
+                parent, _, name = os.fsdecode(path).rpartition("/")
+                same = (top / parent).is_dir() and (top / parent).samefile(project)
+                if same and name.lower() == ".telemetry":
+                    return True
     return False
 
 
-# --- When: consent ---
-def decide(project: str | None) -> tuple[int, str]:
-    """The row that decides, and why, when a command starts. Only a project's own trusted `.telemetry` leads to ON."""
-    for row, names in ((1, ("DO_NOT_TRACK", "KEDRO_DISABLE_TELEMETRY")), (2, [*CI_SIGNS, "_KEDRO_COMPLETE"])):
-        for name in filter(os.environ.get, names):
-            return row, f"off: {name} is set"
+def find_git_folder(top: Path) -> Path | None:
+    """Return the git folder of the repository with this top folder, or None.
+
+    It is `.git`. In a worktree or submodule, `.git` is a file that names it.
+    """
+    dot_git = top / ".git"
+    if dot_git.is_dir():
+        return dot_git
+    if not os.path.lexists(dot_git):
+        return None
+    label, _, name = read_file(str(dot_git), 4096).partition(b": ")
+    folder = top / os.fsdecode(name.rstrip(b"\r\n"))
+    if label != b"gitdir" or not folder.is_dir():
+        raise ValueError(".git does not name a folder")
+    return folder
+
+
+def read_git_index(data: bytes) -> Iterator[bytes]:
+    """Yield the paths in a git index of version 2, 3 or 4 (see `man gitformat-index`).
+
+    Raises ValueError or LookupError if any of it is not understood. A split or sparse
+    index and one with SHA-256 object names are not.
+    """
+    version = int.from_bytes(data[4:8], "big")
+    if data[:4] != b"DIRC" or version not in (2, 3, 4):
+        raise ValueError("unknown version of the index")
+    start = 12
+    path = b""
+    for _ in range(int.from_bytes(data[8:12], "big")):
+        # 40 bytes of file status, 20 of object name, 2 of flags, perhaps 2 more.
+        is_extended = data[start + 60] & 0x40
+        position = start + (64 if is_extended else 62)
+        if version == 4:
+            # A number: how many bytes of the path before are replaced at its end.
+            byte = data[position]
+            position += 1
+            replaced = byte & 0x7F
+            while byte & 0x80:
+                byte = data[position]
+                position += 1
+                replaced = ((replaced + 1) << 7) + (byte & 0x7F)
+            kept = path[: len(path) - replaced]
+        else:
+            kept = b""
+        end = data.index(b"\0", position)
+        path = kept + data[position:end]
+        yield path
+        # Versions 2 and 3 fill each entry with 1 to 8 NULs, up to a multiple of 8.
+        start = end + 1 if version == 4 else start + ((end - start) // 8 + 1) * 8
+    # Extensions follow, then a checksum of 20 bytes. An extension whose name begins
+    # with a small letter changes what the entries mean.
+    checksum = len(data) - 20
+    while start < checksum:
+        if not data[start : start + 1].isupper():
+            raise ValueError("unknown extension of the index")
+        start += 8 + int.from_bytes(data[start + 4 : start + 8], "big")
+    if start != checksum:
+        raise ValueError("the index does not end where it should")
+
+
+# --- Consent: whether anything is sent ---
+
+SWITCHES: Final = ("DO_NOT_TRACK", "KEDRO_DISABLE_TELEMETRY")
+# Variables that CI systems set. Most set CI; these also cover those that do not.
+CI_VARIABLES: Final = """
+    AC_APPCIRCLE AGOLA_GIT_REF APPCENTER_BUILD_ID APPVEYOR bamboo_buildKey
+    bamboo_planKey BITBUCKET_BUILD_NUMBER BITBUCKET_COMMIT BITRISE_IO BUDDY
+    BUDDY_WORKSPACE_ID BUILD_ID BUILD_NUMBER BUILDER_OUTPUT BUILDKITE CF_BUILD_ID CI
+    CI_NAME CIRCLECI CIRRUS_CI CM_BUILD_ID CODEBUILD_BUILD_ARN CODEBUILD_BUILD_ID
+    CONTINUOUS_INTEGRATION DRONE DSARI EAS_BUILD FORGEJO_ACTIONS GITEA_ACTIONS
+    GITHUB_ACTION GITHUB_ACTIONS GITLAB_CI GO_PIPELINE_LABEL GO_PIPELINE_NAME
+    HARNESS_BUILD_ID HUDSON_URL JENKINS_HOME JENKINS_URL MAGNUM NETLIFY NEVERCODE
+    NOW_BUILDER PROW_JOB_ID RELEASE_BUILD_ID RENDER SAILCI SCREWDRIVER SEMAPHORE
+    SHIPPABLE STRIDER SYSTEM_TEAMFOUNDATIONCOLLECTIONURI TASKCLUSTER_ROOT_URL TDDIUM
+    TEAMCITY_VERSION TF_BUILD TRAVIS VELA WERCKER XCS
+""".split()
+
+ON: Final = "on"
+OFF: Final = "off"
+ASK: Final = "ask"  # off until a person agrees
+
+
+class Decision(NamedTuple):
+    state: str  # ON, OFF or ASK
+    reason: str
+
+
+def decide(project: str | None) -> Decision:
+    """Decide whether a command in this project folder may send an event, and why.
+
+    Any error counts as a no. Only a trusted `.telemetry` gives ON.
+    """
+    for name in (*SWITCHES, *CI_VARIABLES):
+        if os.environ.get(name):
+            return Decision(OFF, f"the environment variable {name} is set")
+    if is_completing():
+        return Decision(OFF, "shell completion is running")
     if project is None:
-        return 3, "off: not in a Kedro project"
+        return Decision(OFF, "not in a Kedro project")
+
     try:
-        if parse_consent(read_own(os.path.join(project, ".telemetry"), 4097, stat.S_IWOTH)):
-            return ON, "on: .telemetry says `consent: true`"
-        return 5, "off: .telemetry does not say `consent: true`"
+        data = read_file(os.path.join(project, ".telemetry"), 4096, 0o022)
+        if not parse_consent(data):
+            return Decision(OFF, ".telemetry does not say `consent: true`")
+        answer = Decision(ON, ".telemetry says `consent: true`")
     except FileNotFoundError:
-        return (ASK, "off: not answered yet") if at_terminal() else (7, "off: not answered yet, nobody to ask here")
+        if not can_ask():
+            return Decision(
+                OFF, "no answer is saved yet, and this is not an interactive terminal"
+            )
+        answer = Decision(ASK, "no answer is saved yet")
     except (OSError, ValueError) as error:
-        return 5, f"off: .telemetry cannot be trusted: {error}"
+        return Decision(OFF, f".telemetry is ignored: {describe(error)}")
+
+    try:
+        if is_tracked_by_git(project):
+            return Decision(
+                OFF, ".telemetry is tracked by git, so it may be somebody else's answer"
+            )
+    except (OSError, ValueError, LookupError) as error:
+        return Decision(
+            OFF, f"cannot tell whether git tracks .telemetry: {describe(error)}"
+        )
+    return answer
+
+
+def is_completing() -> bool:
+    """Return whether a shell asks for completions, for `kedro` or its other names."""
+    return any(
+        value and name.startswith("_") and name.endswith("_COMPLETE")
+        for name, value in os.environ.items()
+    )
 
 
 def parse_consent(data: bytes) -> bool:
-    """Whether this is at most 4 KiB of UTF-8 with one line `consent: true`, else only comments and blank lines."""
-    lines = data.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape").replace("\r\n", "\n").split("\n")
-    # YAML ends lines at more characters, and refuses others. None of them, nor what is not UTF-8, is printable.
-    if len(data) > 4096 or not all(line.replace("\t", " ").isprintable() for line in lines):
+    """Return whether this content of a `.telemetry` file is a yes.
+
+    A yes is at most 4 KiB of UTF-8 with one line `consent: true` (or True, TRUE). All
+    other lines are blank or comments. It is a subset of YAML, so that no YAML reader
+    loads anything but {"consent": True} from a yes.
+    """
+    if len(data) > 4096:
         return False
-    said = [line.partition(" #")[0].rstrip(" ") for line in lines if not line.startswith("#")]
-    return [line for line in said if line] in (["consent: true"], ["consent: True"], ["consent: TRUE"])
+    try:
+        text = data.removeprefix(b"\xef\xbb\xbf").decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    consent_lines = []
+    for line in text.replace("\r\n", "\n").split("\n"):
+        # YAML ends a line at more characters than \n. None of them is printable.
+        if not line.replace("\t", " ").isprintable():
+            return False
+        statement = line.partition(" #")[0].rstrip(" ")
+        if statement and not line.startswith("#"):
+            consent_lines.append(statement)
+    return consent_lines in (["consent: true"], ["consent: True"], ["consent: TRUE"])
 
 
-def ask(project: str) -> int:
-    """Put the question, and record an answer: ON after a yes. Anything else is a no for this command."""
-    sys.stderr.write(QUESTION.format(url=collector()))  # with newlines in it: all of it is shown at once
-    answers = {"y\n": True, "yes\n": True, "\n": False, "n\n": False, "no\n": False}
-    answered = os.name == "nt" or select.select([sys.stdin], [], [], 60)[0]  # seconds; Windows cannot wait like this
-    answer = answers.get(sys.stdin.readline().lower()) if answered else None
-    if answer is None:
-        sys.stderr.write("\nNot an answer: nothing is sent or recorded.\n")
-        return ASK
-    with suppress(OSError):  # if it cannot be written, the answer holds for this command only
-        write_new(os.path.join(project, ".telemetry"), f"consent: {str(answer).lower()}\n", 0o644)
-    return ON if answer else ASK
+ANSWER_SECONDS: Final = 30
+QUESTION: Final = """\
+Kedro's maintainers would like to know how Kedro is used. If you agree, each
+`kedro` command here sends one event to {url}.
+It holds the command with all values masked; hashes of your user name and this
+project's package name; the versions of Kedro, this plugin and Python; the
+operating system; the tools and example pipeline of the project; the numbers of
+datasets, nodes and pipelines. See one: KEDRO_TELEMETRY_PREVIEW=1 kedro info
+Your answer is saved in .telemetry. Enter means no. Undo: kedro-telemetry deny
+"""
+PROMPT: Final = "Send these events? [y/N] "
+
+
+def ask(project: str) -> bool:
+    """Ask whether events may be sent, save the answer, and return it."""
+    sys.stderr.write(QUESTION.format(url=endpoint()))
+    sys.stderr.flush()
+    discard_input(sys.stdin.fileno())  # typed before the question was there
+    sys.stderr.write(PROMPT)
+    sys.stderr.flush()
+    line = read_line(ANSWER_SECONDS)
+    if line is None:
+        sys.stderr.write(
+            "\nNo answer: saved as a no. To change it: kedro-telemetry allow\n"
+        )
+        agreed = False
+    elif line.lower() in ("y\n", "yes\n"):
+        agreed = True
+    elif line.lower() in ("\n", "n\n", "no\n"):
+        agreed = False
+    else:
+        sys.stderr.write(
+            "No valid answer, so nothing is sent. You will be asked again.\n"
+        )
+        return False
+    with suppress(OSError):  # then the answer holds for this command only
+        write_new_file(os.path.join(project, ".telemetry"), consent_text(agreed), 0o644)
+    return agreed
+
+
+def consent_text(agreed: bool) -> str:
+    return "consent: true\n" if agreed else "consent: false\n"
+
+
+# --- The salt: 32 random bytes that never leave this machine ---
+
+
+def salt_folder() -> str | None:
+    """Return the user's folder for Kedro's configuration, or None without a home.
+
+    It is the folder that `appdirs.user_config_dir("kedro")` names.
+    """
+    if sys.platform == "win32":
+        home = os.environ.get("LOCALAPPDATA", "")
+        folder = os.path.join(home, "kedro", "kedro")
+    elif sys.platform == "darwin":
+        home = os.environ.get("HOME", "")
+        folder = os.path.join(home, "Library", "Application Support", "kedro")
+    elif os.path.isabs(os.environ.get("XDG_CONFIG_HOME", "")):
+        return os.path.join(os.environ["XDG_CONFIG_HOME"], "kedro")
+    else:
+        home = os.environ.get("HOME", "")
+        folder = os.path.join(home, ".config", "kedro")
+    return folder if os.path.isabs(home) and os.path.isdir(home) else None
+
+
+def salt_name() -> str:
+    """Return the name of this month's salt (UTC)."""
+    return time.strftime("telemetry.salt.%Y-%m", time.gmtime())
+
+
+def is_salt(name: str) -> bool:
+    """Return whether a file has the name of a salt, of version 1.0.0 as well."""
+    return name == "telemetry.salt" or name.startswith("telemetry.salt.")
 
 
 def read_salt() -> bytes | None:
-    """This UTC month's salt, if stored: the file holds `YYYY-MM`, a space, 64 hex digits, a newline."""
-    with suppress(OSError, ValueError):
-        month, digits = read_own(salt_path(), 100, 0o077).decode("ascii").split(" ")
-        if month == time.strftime("%Y-%m", time.gmtime()) and len(salt := bytes.fromhex(digits)) == 32:
-            return salt
-    return None
+    """Return this month's salt if it is stored: 64 hexadecimal digits."""
+    folder = salt_folder()
+    if folder is None:
+        return None
+    try:
+        digits = read_file(os.path.join(folder, salt_name()), 100, 0o077)
+        salt = bytes.fromhex(digits.decode("ascii"))
+    except (OSError, ValueError):
+        return None
+    return salt if len(salt) == 32 else None
 
 
-def make_salt() -> bytes:
-    """A new salt for this month; where it cannot be stored, for this event alone."""
-    salt, path, month = os.urandom(32), salt_path(), time.strftime("%Y-%m", time.gmtime())
+def get_salt() -> bytes:
+    """Return this month's salt. Stores a new one if there is none, and deletes others.
+
+    Where it cannot be stored safely, it is a salt for this event alone.
+    """
+    salt = os.urandom(32)
+    folder = salt_folder()
+    if folder is None:
+        return salt
     with suppress(OSError):
-        os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
-        for _ in range(50):
-            with suppress(FileExistsError):  # of many first commands, one at a time drafts: all settle on one salt
-                write_new(f"{path}.new", f"{month} {salt.hex()}\n", 0o600)
-                if read_salt() is None:
-                    os.replace(f"{path}.new", path)
-                break
-            time.sleep(0.002)
-    with suppress(OSError):  # whatever failed, or died
-        os.unlink(f"{path}.new")
+        make_own_folder(folder)
+        for name in os.listdir(folder):
+            if is_salt(name) and not name.startswith(salt_name()):
+                os.unlink(os.path.join(folder, name))
+        if read_salt() is None:
+            store_salt(os.path.join(folder, salt_name()), salt)
     return read_salt() or salt
 
 
-def build(args: Sequence[str], metadata: Any, counts: Mapping[str, int], salt: bytes) -> bytes:
-    """The sealed event. `metadata` is Kedro's ProjectMetadata, or None outside of a project."""
-    keyed = partial(hashlib.blake2b, digest_size=16, key=salt)  # RFC 7693; `person` keeps equal names apart
-    # As getpass.getuser(), which takes longer to load than all of this takes to run.
-    user = next(filter(None, map(os.environ.get, ("LOGNAME", "USER", "LNAME", "USERNAME"))), "")
-    with suppress(KeyError, ImportError):  # a user id without a name; Windows
-        user = user or import_module("pwd").getpwuid(os.getuid()).pw_name
-    package, tools = getattr(metadata, "package_name", None), str(getattr(metadata, "tools", None))
-    properties = {
-        "username": keyed(user.encode("utf-8", "surrogatepass"), person=b"username").hexdigest(),
-        "package_name": package and keyed(package.encode("utf-8", "surrogatepass"), person=b"package_name").hexdigest(),
+def make_own_folder(folder: str) -> None:
+    """Make a folder and those above it that are missing, for this user alone.
+
+    Raises OSError if the folder, or the first one above it that exists, belongs to
+    somebody else.
+    """
+    try:
+        found = os.stat(folder)
+    except FileNotFoundError:
+        make_own_folder(os.path.dirname(folder))
+        with suppress(FileExistsError):  # made by another command just now
+            os.mkdir(folder, 0o700)
+        return
+    if sys.platform != "win32" and found.st_uid != os.geteuid():
+        raise PermissionError("it belongs to another user")
+
+
+def store_salt(path: str, salt: bytes) -> None:
+    """Store a salt, unless another command was first. Raises OSError."""
+    if os.path.lexists(path) and read_salt() is None:  # it is damaged
+        os.unlink(path)
+    draft = f"{path}.{os.getpid()}"
+    write_new_file(draft, salt.hex(), 0o600)
+    try:
+        os.link(draft, path)  # all at once, and only if there is no such file
+    finally:
+        os.unlink(draft)
+
+
+# --- The message: the values of the fields ---
+
+
+def login_name() -> str:
+    """Return the name in the environment, or else the user's number.
+
+    The user database is not asked: it can be on a network that does not answer.
+    """
+    for variable in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        if os.environ.get(variable):
+            return os.environ[variable]
+    if sys.platform == "win32":
+        return ""
+    return str(os.getuid())
+
+
+def hash_name(name: str, field: str, salt: bytes) -> str:
+    """Return a keyed BLAKE2b hash (RFC 7693) of 128 bits, as 32 hexadecimal digits.
+
+    The same name has different hashes in different fields.
+    """
+    from hashlib import blake2b
+
+    data = name.encode("utf-8", "surrogatepass")
+    person = field.encode("ascii")
+    return blake2b(data, digest_size=16, key=salt, person=person).hexdigest()
+
+
+def round_count(count: int) -> int:
+    """Return the count with two significant digits, so that it identifies nobody."""
+    return count if count < 100 else round(count, 2 - len(str(count)))
+
+
+def count_objects(run_params: Mapping[str, Any], catalog: Any) -> dict[str, int]:
+    """Count what Kedro has loaded for this run. Nothing is loaded to count it.
+
+    Some of these attributes are private to Kedro. If they change, counts are lost.
+    """
+    counts = {}
+    with suppress(Exception):
+        names = catalog.keys() if hasattr(catalog, "keys") else catalog.list()
+        counts["number_of_datasets"] = sum(
+            name != "parameters" and not name.startswith("params:") for name in names
+        )
+    with suppress(Exception):
+        from kedro.framework.project import pipelines
+
+        selected = run_params.get("pipeline_names") or run_params.get("pipeline_name")
+        is_whole_project = selected in (None, [], ["__default__"], "__default__")
+        # Kedro 1.7 may load only the pipelines that were named.
+        is_partial = getattr(pipelines, "_requested_pipelines", None)
+        if is_whole_project and not is_partial and pipelines._is_data_loaded:
+            nodes = pipelines["__default__"]._nodes_by_name
+            counts["number_of_nodes"] = len(nodes)
+            counts["number_of_pipelines"] = len(pipelines)
+    return {name: round_count(count) for name, count in counts.items()}
+
+
+def build_message(
+    args: Sequence[str], metadata: Any, counts: Mapping[str, int], salt: bytes
+) -> bytes:
+    """Return the fields of an event as JSON, for `build_event` to check.
+
+    `metadata` is Kedro's ProjectMetadata, or None outside of a project.
+    """
+    package = getattr(metadata, "package_name", None)
+    tools = str(getattr(metadata, "tools", None))
+    os_name = sys.platform if sys.platform in ("linux", "darwin", "win32") else "other"
+    values = {
+        "username": hash_name(login_name(), "username", salt),
+        "package_name": package and hash_name(package, "package_name", salt),
         "command": mask_command(args),
         "project_version": kedro_version,
         "telemetry_version": VERSION,
         "python_version": f"3.{sys.version_info.minor}",
-        "os": sys.platform if sys.platform in ("linux", "darwin", "win32") else "other",
-        "tools": ", ".join(tool for tool in TOOLS if f"'{tool}'" in tools),
+        "os": os_name,
+        "tools": ", ".join(tool for tool in TOOL.split("|") if f"'{tool}'" in tools),
         "example_pipeline": str(getattr(metadata, "example_pipeline", None)),
+        **counts,
     }
-    return seal(properties | {name: round(n, min(0, 2 - len(str(n)))) for name, n in counts.items()})
+    return json.dumps(values).encode("ascii")
 
 
-def observe(run_params: Mapping[str, Any], catalog: Any) -> dict[str, int]:
-    """Counts of what Kedro itself has loaded for this run; nothing is loaded, nor sorted, for them."""
-    loaded = sys.modules["kedro.framework.project"].pipelines
-    names = catalog.keys() if hasattr(catalog, "keys") else catalog.list()
-    counts = {"number_of_datasets": sum(n != "parameters" and not n.startswith("params:") for n in names)}
-    named = run_params.get("pipeline_names", run_params.get("pipeline_name"))
-    if loaded._is_data_loaded and not named:  # else a look would load them, or finds only a part
-        counts |= {"number_of_pipelines": len(loaded), "number_of_nodes": len(loaded["__default__"]._nodes_by_name)}
-    return counts
+# --- Starting the sender ---
+
+# Debuggers and profilers that take over every process that is started.
+TRACERS: Final = ("debugpy", "pydevd", "_pydevd_bundle", "viztracer", "scalene")
+
+# The sender's whole environment. The loader needs the last three on some systems.
+SENDER_VARIABLES: Final = """
+    KEDRO_TELEMETRY_ENDPOINT HTTPS_PROXY https_proxy ALL_PROXY all_proxy NO_PROXY
+    no_proxy SSL_CERT_FILE SSL_CERT_DIR LD_LIBRARY_PATH DYLD_LIBRARY_PATH SYSTEMROOT
+""".split()
 
 
-def preview(verdict: str, event: bytes) -> str:
-    """The request as it would be sent, behind the reason why it would be or not."""
-    note = "" if read_salt() else "The hashes are examples: this month's salt is made when an event is sent.\n"
-    note = f"kedro-telemetry preview, nothing is sent. Telemetry is {verdict}.\n{note}"
-    url = collector() or ""
-    return f"{note}\nPOST {url or f'nowhere: {ENDPOINT} is refused'}\n{headers(url, event)}\n\n{event.decode()}\n"
-
-
-STARTED: Final[list[subprocess.Popen[bytes]]] = []  # senders that may still run
-
-
-def start_sender(event: bytes) -> None:
-    """Start a sender on this event, and do not wait for it."""
-    STARTED[:] = [sender for sender in STARTED if sender.poll() is None]  # no zombies pile up
-    read_end, write_end = os.pipe()
+def find_obstacle() -> str | None:
+    """Return why no event can be sent from this process, or None."""
+    if os.environ.get(PREVIEW):
+        return f"the environment variable {PREVIEW} is set"
+    if not sys.executable or hasattr(sys, "frozen"):
+        return "there is no Python interpreter to start the sender with"
+    if not os.path.isfile(__file__):
+        return "plugin.py is in an archive, where the sender cannot be started"
+    for name in TRACERS:
+        if name in sys.modules:
+            return f"{name} takes over the processes that Python starts"
     try:
-        with open(write_end, "wb") as pipe:  # it fits, and its read end is open: no waiting, no signal
-            pipe.write(event)
-        sender = subprocess.Popen(  # noqa: S603  # no shell, and no word from outside
-            [sys.executable, "-I", "-S", os.path.abspath(__file__)],
-            stdin=read_end,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            cwd=os.sep,
-            env={name: os.environ[name] for name in SENDER_VARIABLES if name in os.environ},
-            start_new_session=True,
-            creationflags=0x08000040 if os.name == "nt" else 0,  # CREATE_NO_WINDOW, IDLE_PRIORITY_CLASS
+        find_proxy(endpoint())
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def sender_environment() -> dict[str, str]:
+    variables = {name: os.environ.get(name, "") for name in SENDER_VARIABLES}
+    # The sender runs in another folder, so relative paths would not be found.
+    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+        paths = variables[name].split(os.pathsep)
+        variables[name] = os.pathsep.join(
+            os.path.abspath(path) for path in paths if path
         )
-        sender._child_created = False  # type: ignore[attr-defined]  # else a warning at exit that it still runs
-        STARTED.append(sender)
-    finally:
-        os.close(read_end)
+    return {name: value for name, value in variables.items() if value}
 
 
-# --- Hooks. Kedro does not guard them: what escaped here would end the user's command ---
+def start_sender(message: bytes) -> None:
+    """Start a sender with this message. Does not wait for it."""
+    import subprocess
+    import warnings
+
+    creation_flags = 0
+    if sys.platform == "win32":
+        creation_flags = subprocess.CREATE_NO_WINDOW
+    sender = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-B", os.path.abspath(__file__)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd=os.sep,
+        env=sender_environment(),
+        start_new_session=True,
+        creationflags=creation_flags,
+    )
+    assert sender.stdin
+    with sender.stdin as pipe:
+        pipe.write(message)
+    # Python would warn that the sender still runs, which it should. It reaps the sender
+    # when the next process is started.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        del sender
+
+
+# --- The hooks, which Kedro calls. It does not guard them against errors ---
+
+
+class Command(NamedTuple):
+    """The command that is running."""
+
+    args: Sequence[str]
+    metadata: Any  # Kedro's ProjectMetadata, or None outside of a project
+    decision: Decision
+    process_id: int
+
+
 class TelemetryHook:
-    command: tuple[Sequence[str], Any, int, str, int] | None = None
+    command: Command | None = None
 
     @HookimplMarker("kedro_cli")
-    def before_command_run(self, project_metadata: Any, command_args: Sequence[str]) -> None:
+    def before_command_run(
+        self, project_metadata: Any, command_args: Sequence[str]
+    ) -> None:
         self.command = None
-        with suppress(Exception):  # an error is a no
-            project = str(project_metadata.project_path) if project_metadata else None
-            row, verdict = decide(project)
-            if project and row == ASK and collector() and not os.environ.get(PREVIEW):
-                row = ask(project)
-            if row == ON or (os.environ.get(PREVIEW) and not os.environ.get("_KEDRO_COMPLETE")):
-                self.command = tuple(command_args), project_metadata, row, verdict, os.getpid()
+        with suppress(Exception):  # an error means that nothing is sent
+            self.command = prepare(project_metadata, command_args)
 
     @HookimplMarker("kedro")
     def before_pipeline_run(self, run_params: Mapping[str, Any], catalog: Any) -> None:
-        with suppress(Exception):  # an error is no run of its own
-            command = self.command  # a session of another project is none of its runs
-            if command and command[0][:1] == ("run",) and Path(run_params["project_path"]) == command[1].project_path:
-                self.finish(lambda: observe(run_params, catalog))
+        with suppress(Exception):  # an error means that the run has no counts
+            if self.command and is_run_of(self.command, run_params):
+                self.finish(count_objects(run_params, catalog))
 
     @HookimplMarker("kedro_cli")
     def after_command_run(self) -> None:
-        self.finish(dict)
+        self.finish({})
 
-    def finish(self, count: Callable[[], Mapping[str, int]]) -> None:
-        command, self.command = self.command, None  # one event per command, and none for a fork of its process
-        with suppress(Exception):  # an error is no event
-            if command and command[4] == os.getpid():
-                args, metadata, row, verdict, _ = command
-                if os.environ.get(PREVIEW):
-                    sys.stderr.write(preview(verdict, build(args, metadata, count(), read_salt() or os.urandom(32))))
-                elif row == ON and collector() and sys.executable and not hasattr(sys, "frozen"):
-                    start_sender(build(args, metadata, count(), read_salt() or make_salt()))
+    def finish(self, counts: Mapping[str, int]) -> None:
+        command, self.command = self.command, None  # at most one event per command
+        with suppress(Exception):  # an error means that nothing is sent
+            # A worker process that was forked has a copy of the command.
+            if command and command.process_id == os.getpid():
+                report(command, counts)
+
+
+def prepare(metadata: Any, args: Sequence[str]) -> Command:
+    """Decide about a command when it starts, and ask if there is no answer yet."""
+    project = str(metadata.project_path) if metadata else None
+    decision = decide(project)
+    if project and decision.state == ASK and find_obstacle() is None:
+        state = ON if ask(project) else OFF
+        decision = Decision(state, "this was the answer to the question")
+    return Command(list(args), metadata, decision, os.getpid())
+
+
+def is_run_of(command: Command, run_params: Mapping[str, Any]) -> bool:
+    """Return whether this is the run of that `kedro run`, not some other session."""
+    if command.args[:1] != ["run"] or {"--help", "-h"} & set(command.args):
+        return False
+    return Path(run_params["project_path"]) == Path(command.metadata.project_path)
+
+
+def report(command: Command, counts: Mapping[str, int]) -> None:
+    """Send the event of this command, or show it in preview mode."""
+    if os.environ.get(PREVIEW):
+        if not is_completing():
+            salt = read_salt() or os.urandom(32)
+            message = build_message(command.args, command.metadata, counts, salt)
+            sys.stderr.write(preview(command.decision, message))
+    elif command.decision.state == ON and find_obstacle() is None:
+        start_sender(build_message(command.args, command.metadata, counts, get_salt()))
+
+
+def preview(decision: Decision, message: bytes) -> str:
+    """Return the request that would be sent, and whether and why it would be."""
+    event = build_event(message)
+    state = ON if decision.state == ON else OFF
+    lines = [f"Preview only, nothing is sent. Telemetry is {state}: {decision.reason}."]
+    if read_salt() is None:
+        lines += ["The hashes are examples: the salt is made with the first event."]
+    try:
+        url = endpoint()
+        proxy = find_proxy(url)
+    except ValueError as error:
+        return "\n".join([*lines, f"Not sent: {error}.", "", event.decode(), ""])
+    if proxy:
+        lines += [f"Through the proxy {proxy.rpartition('@')[2]}."]
+    lines += ["", f"POST {url}"]
+    lines += [f"{name}: {value}" for name, value in request_headers(url, event).items()]
+    return "\n".join([*lines, "", event.decode(), ""])
 
 
 telemetry_hook = TelemetryHook()
 
 
-# --- Names that others rely on, and the command `kedro-telemetry` ---
+# --- Names that other packages use ---
+
+
 def __getattr__(name: str) -> Any:
-    if name == "ProjectMetadata":  # kedro-databricks imports it from here; Kedro may not have loaded it yet
-        return import_module("kedro.framework.startup").ProjectMetadata
+    if name == "ProjectMetadata":  # kedro-databricks imports it from here
+        from kedro.framework.startup import ProjectMetadata
+
+        return ProjectMetadata
     raise AttributeError(name)
 
 
 def _check_for_telemetry_consent(project_path: str | os.PathLike[str] | None) -> bool:
-    return decide(None if project_path is None else os.fspath(project_path))[0] == ON
+    project = None if project_path is None else os.fspath(project_path)
+    return decide(project).state == ON
+
+
+# --- The command `kedro-telemetry` ---
+
+MAX_PYPROJECT: Final = 1024 * 1024  # bytes
 
 
 def find_project() -> str | None:
-    """The nearest folder upwards whose `pyproject.toml` says `[tool.kedro]`: Kedro's own rule."""
-    for folder in (Path.cwd(), *Path.cwd().parents):
-        with suppress(OSError, ValueError):
-            if "[tool.kedro]" in (folder / "pyproject.toml").read_text(encoding="utf-8"):
+    """Return the project folder that `kedro` would use from here, or None.
+
+    It is the nearest folder whose pyproject.toml has [tool.kedro]. Kedro 0.18 looks
+    only in the current folder.
+    """
+    folders = [Path.cwd(), *Path.cwd().parents]
+    if kedro_version.startswith("0.18."):
+        folders = [Path.cwd()]
+    for folder in folders:
+        with suppress(OSError, ValueError):  # no such file, or not one that Kedro reads
+            data = read_file(str(folder / "pyproject.toml"), MAX_PYPROJECT)
+            if "[tool.kedro]" in data.decode("utf-8"):
                 return str(folder)
     return None
 
 
-def status(project: str | None) -> int:
-    row, verdict = decide(project)
-    print(f"Telemetry is {verdict} (row {row} in SECURITY.md).")
-    print(f"collector  {collector() or f'none: {ENDPOINT} is neither a plain https URL nor http to loopback'}")
-    print(f"salt       {salt_path()} ({'exists' if os.path.exists(salt_path()) else 'does not exist'})")
-    print(f"plugin.py  {__file__}\nSHA-256    {hashlib.sha256(Path(__file__).read_bytes()).hexdigest()}")
-    return int(row == ON)
+def current_state(project: str | None) -> Decision:
+    """Return ON if a command would send an event here and now, else OFF, and why."""
+    decision = decide(project)
+    if decision.state == ASK:
+        return Decision(OFF, decision.reason)
+    obstacle = find_obstacle()
+    if decision.state == ON and obstacle:
+        return Decision(OFF, obstacle)
+    return decision
+
+
+def show(text: str) -> None:
+    """Print a line. Escape what the output cannot encode or a terminal would obey."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    text = text.encode(encoding, "backslashreplace").decode(encoding)
+    print("".join(char if char.isprintable() else ascii(char)[1:-1] for char in text))
+
+
+def show_status() -> int:
+    state, reason = current_state(find_project())
+    show(f"Telemetry is {state}: {reason}.")
+    try:
+        show(f"endpoint   {endpoint()}")
+    except ValueError as error:
+        show(f"endpoint   none: {error}")
+    folder = salt_folder()
+    if folder is None:
+        show("salt       none: there is no home folder to store it in")
+    else:
+        note = "" if read_salt() else " (created with the first event)"
+        show(f"salt       {os.path.join(folder, salt_name())}{note}")
+    show(f"plugin.py  {os.path.abspath(__file__)}")
+    try:
+        from hashlib import sha256
+
+        show(f"SHA-256    {sha256(Path(__file__).read_bytes()).hexdigest()}")
+    except OSError:
+        show("SHA-256    cannot be read")
+    return 1 if state == ON else 0
+
+
+def save_answer(agreed: bool) -> int:
+    project = find_project()
+    if project is None:
+        raise ValueError(
+            "not in a Kedro project: no pyproject.toml with [tool.kedro] in this folder"
+            " or one above it"
+        )
+    path = os.path.join(project, ".telemetry")
+    try:
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+        write_new_file(path, consent_text(agreed), 0o644)
+    except OSError as error:
+        raise OSError(f"cannot write {path}: {describe(error)}") from None
+    state, reason = current_state(project)
+    show(f"Saved `{consent_text(agreed).strip()}` in {path}.")
+    show(f"Telemetry is {state} here: {reason}.")
+    return 0
+
+
+def forget_salts() -> int:
+    folder = salt_folder()
+    names = os.listdir(folder) if folder and os.path.isdir(folder) else []
+    salts = [name for name in names if is_salt(name)]
+    for name in salts:
+        path = os.path.join(str(folder), name)
+        os.unlink(path)
+        show(f"Deleted {path}.")
+    if salts:
+        show("Later events get new hashes.")
+    else:
+        show("There is no salt to delete.")
+    return 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """status: on (exit status 1) or off (0), and why\nallow, deny: answer for this project\nforget: delete the salt"""
-    from argparse import ArgumentParser, RawTextHelpFormatter
+    """Run the command `kedro-telemetry`. Return its exit status."""
+    from argparse import ArgumentParser, RawDescriptionHelpFormatter
 
-    parser = ArgumentParser("kedro-telemetry", description=main.__doc__, formatter_class=RawTextHelpFormatter)
-    parser.add_argument("action", choices=("status", "allow", "deny", "forget"))
+    parser = ArgumentParser(
+        prog="kedro-telemetry",
+        description="Control whether kedro commands in this project send events.",
+        epilog="DO_NOT_TRACK=1 turns telemetry off everywhere.\n"
+        f"{PREVIEW}=1 kedro info shows an event and sends nothing.",
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    actions = parser.add_subparsers(dest="action", metavar="COMMAND", required=True)
+    actions.add_parser(
+        "status",
+        help="show whether telemetry is on here, and why"
+        " (exit status: 0 off, 1 on, 2 error)",
+    )
+    actions.add_parser("allow", help="turn it on for this project (writes .telemetry)")
+    actions.add_parser("deny", help="turn it off for this project (writes .telemetry)")
+    actions.add_parser("forget", help="delete the salt: later events get new hashes")
+    action = parser.parse_args(arguments).action
     try:
-        action = parser.parse_args(arguments).action
+        if action == "status":
+            return show_status()
         if action == "forget":
-            Path(salt_path()).unlink(missing_ok=True)
-            print(f"No salt is left at {salt_path()}: the next event has a new identity.")
-        elif action == "status":
-            return status(find_project())
-        elif (project := find_project()) is None:
-            parser.error("this is not a Kedro project: go to the folder with its pyproject.toml")
-        else:
-            path = os.path.join(project, ".telemetry")
-            write_new(f"{path}.{os.getpid()}", f"consent: {str(action == 'allow').lower()}\n", 0o644, path)
-            print(f"Telemetry is {decide(project)[1]}.")
+            return forget_salts()
+        return save_answer(agreed=action == "allow")
     except (OSError, ValueError) as error:
-        parser.error(str(error))
-    return 0
+        print(f"kedro-telemetry: {ascii(str(error))[1:-1]}", file=sys.stderr)
+        return 2

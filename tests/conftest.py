@@ -1,4 +1,4 @@
-"""Every test starts from a scrubbed environment, a home of its own, and a network that ends at loopback."""
+"""Each test gets a clean environment, its own home, and a network of loopback alone."""
 
 from __future__ import annotations
 
@@ -10,70 +10,58 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import environment
 import psutil
 import pytest
-from hypothesis import Phase, settings
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent / "guard"))
 
-import network
-import outside
-import sitecustomize  # noqa: F401  the guard of the child processes, for this process as well
+import namespace
+import sitecustomize  # noqa: F401  # guards this process like its children
 import support
 
-settings.register_profile("no-shrinking", phases=[Phase.explicit, Phase.reuse, Phase.generate])  # for mutants
-OWN = Path.home() / ".config" / "kedro"  # before the environment is scrubbed
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background would hand on that it is ignored
-
-
-def surroundings() -> dict[Path, int]:
-    """When the files of the checkout and of the user's own configuration of Kedro were written; caches left out."""
-    files = [path for path in environment.ROOT.glob("[!.]*/**/*") if not {"__pycache__", "dist"} & set(path.parts)]
-    return {path: path.stat().st_mtime_ns for path in [*files, *OWN.glob("**/*")] if path.is_file()}
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _nothing_is_written_elsewhere() -> Iterator[None]:
-    """The suite leaves the checkout, and the home of the person who runs it, as they were."""
-    before = surroundings()
-    yield
-    assert surroundings() == before
+# A suite started in the background would pass on that Ctrl-C is ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
 def attempts(request: pytest.FixtureRequest) -> Callable[[], int]:
-    """How often anything tried to leave the machine: always 0 where this cannot be seen."""
+    """Count what tried to leave the machine. Always 0 where that cannot be seen."""
+    namespace.adopt_orphans()
     if any(item.get_closest_marker("neighbours") for item in request.session.items):
-        return int  # they are installed from an index
+        return int  # these tests install packages
     try:
-        outside.close()
+        namespace.enter()
     except (OSError, subprocess.SubprocessError) as error:
-        if network.IN_CI and sys.platform == "linux":
+        if support.IN_CI and sys.platform == "linux":
             pytest.fail(f"missing in CI: a network namespace: {error}")
-        warnings.warn(f"NOT SEEN HERE: what a sender tries to send elsewhere: {error}", stacklevel=1)
+        warnings.warn(f"NOT SEEN HERE: what leaves the machine: {error}", stacklevel=1)
         return int
-    return outside.attempts
+    return namespace.attempts
 
 
 @pytest.fixture(autouse=True)
-def _scrub(
-    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, attempts: Callable[[], int]
+def _clean(
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    attempts: Callable[[], int],
 ) -> Iterator[None]:
-    """A scrubbed environment; afterwards, no process is left and nothing tried to leave the machine."""
+    """Start clean. Fail if a process is left or something tried to leave the machine."""
     before, tried = psutil.Process().children(recursive=True), attempts()
     home = tmp_path_factory.mktemp("home")
     escapes = home / "escapes.log"
     for name in list(os.environ):
-        monkeypatch.delenv(name)
-    for name, value in support.scrubbed(home, TELEMETRY_TEST_ESCAPES=str(escapes)).items():
+        if name not in ("PYTEST_CURRENT_TEST", "COV_CORE_SOURCE"):
+            monkeypatch.delenv(name)
+    environment = support.clean_environment(home, TELEMETRY_TEST_ESCAPES=str(escapes))
+    for name, value in environment.items():
         monkeypatch.setenv(name, value)
     yield
-    support.wait_for_no_sender(8)
-    started = [child for child in psutil.Process().children(recursive=True) if child not in before]
-    _, alive = psutil.wait_procs(started, timeout=8)
-    assert not alive, "processes are left"
+    support.wait_for_senders()
+    after = psutil.Process().children(recursive=True)
+    _, left = psutil.wait_procs([p for p in after if p not in before], timeout=8)
+    running = [p for p in left if p.is_running() and p.status() != "zombie"]
+    assert not running, "processes are left"
     assert not escapes.exists(), escapes.read_text()
     assert attempts() == tried, "something tried to leave the machine"
 
@@ -85,25 +73,26 @@ def home() -> Path:
 
 
 @pytest.fixture
-def env(collector: support.Collector) -> dict[str, str]:
-    """The environment for a command that sends to this test's collector."""
-    return {**os.environ, "KEDRO_TELEMETRY_ENDPOINT": collector.url}
-
-
-@pytest.fixture
 def collector() -> Iterator[support.Collector]:
     """A healthy collector on loopback."""
     with support.collecting() as found:
         yield found
 
 
+@pytest.fixture
+def env(collector: support.Collector) -> dict[str, str]:
+    """The environment of a command that sends to this test's collector."""
+    return {**os.environ, "KEDRO_TELEMETRY_ENDPOINT": collector.url}
+
+
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Kedro project made once by `kedro new`; tests work on copies."""
-    return support.make_project(tmp_path_factory.mktemp("template"), tmp_path_factory.mktemp("template_home"))
+    """A Kedro project made by `kedro new`. Tests work on copies."""
+    folder, home = tmp_path_factory.mktemp("template"), tmp_path_factory.mktemp("home")
+    return support.make_project(folder, home)
 
 
 @pytest.fixture
 def project(template: Path, tmp_path: Path) -> Path:
-    """A project of this test's own, whose `.telemetry` says yes."""
+    """A project whose `.telemetry` says yes."""
     return support.copy_project(template, tmp_path / "acme")

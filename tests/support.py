@@ -1,4 +1,4 @@
-"""What the tests share: a collector on loopback, a scrubbed environment, real `kedro` commands."""
+"""What the tests share: a collector on loopback, a clean environment, `kedro` commands."""
 
 from __future__ import annotations
 
@@ -15,30 +15,48 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import jsonschema
 import psutil
+import pytest
 
-# The file that runs here: not the repository's where the wheel is installed. It is looked for without being imported.
+ROOT = Path(__file__).resolve().parent.parent
+# The installed file, which is not the repository's if a wheel is tested.
 PLUGIN = Path(str(importlib.resources.files("kedro_telemetry") / "plugin.py"))
-KEDRO_018 = importlib.metadata.version("kedro").startswith("0.18.")
-MEMORY_DATASET = "MemoryDataSet" if KEDRO_018 else "MemoryDataset"
-# A command that fails and is reported: Kedro 0.18 calls no hook where a command ends with an exception.
-FAILING_RUN = ["run", "--no-such-option" if KEDRO_018 else "--pipeline=nowhere"]
+SENDER = [sys.executable, "-I", "-S", "-B", str(PLUGIN)]
 SENDER_LIFE = 6.0  # seconds after which no sender may be left
+KEDRO_018 = importlib.metadata.version("kedro").startswith("0.18.")
+IN_CI = bool(os.environ.get("CI"))  # read before the environment is scrubbed
+SCHEMA = json.loads((ROOT / "tests" / "event.schema.json").read_text("utf-8"))
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+Answer = Callable[[socket.socket, "Collector"], None]
+
+
+def missing(what: str) -> NoReturn:
+    """Fail in CI because something is not installed; elsewhere skip and say so."""
+    if IN_CI:
+        pytest.fail(f"missing in CI: {what}")
+    pytest.skip(f"NOT TESTED HERE, missing: {what}")
+
+
+def check_event(event: Any) -> None:
+    """Raise unless this is an event as `event.schema.json` describes it."""
+    jsonschema.validate(event, SCHEMA)
 
 
 def read_request(connection: socket.socket) -> bytes:
-    """One HTTP request with its body, as its bytes arrived; what came until then if the peer stops."""
+    """Return the bytes of one HTTP request, or what came of it."""
     data = b""
     while True:
         head, separator, body = data.partition(b"\r\n\r\n")
         if separator:
-            lengths = [
-                line.split(b":")[1] for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")
-            ]
-            if len(body) >= int(lengths[0] if lengths else 0):
+            length = 0
+            for line in head.lower().split(b"\r\n"):
+                if line.startswith(b"content-length:"):
+                    length = int(line.split(b":")[1])
+            if len(body) >= length:
                 return data
         chunk = connection.recv(65536)
         if not chunk:
@@ -47,16 +65,12 @@ def read_request(connection: socket.socket) -> bytes:
 
 
 def answer_ok(connection: socket.socket, collector: Collector) -> None:
-    """A healthy collector: reads one request, answers 200."""
     collector.requests.append(read_request(connection))
     connection.sendall(OK)
 
 
-Answer = Callable[[socket.socket, "Collector"], None]
-
-
 class Collector:
-    """A TCP server on loopback that treats every connection as `answer` says, and keeps what it read."""
+    """A TCP server on loopback that keeps the requests that `answer` reads."""
 
     def __init__(self, answer: Answer = answer_ok) -> None:
         self.answer = answer
@@ -76,7 +90,8 @@ class Collector:
             except OSError:
                 return
             self.connections += 1
-            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+            arguments = (connection,)
+            threading.Thread(target=self._serve, args=arguments, daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
         connection.settimeout(20)
@@ -84,120 +99,146 @@ class Collector:
             self.answer(connection, self)
 
     @property
-    def bodies(self) -> list[dict[str, Any]]:
-        """The events, decoded."""
-        return [json.loads(request.partition(b"\r\n\r\n")[2]) for request in self.requests]
+    def events(self) -> list[dict[str, Any]]:
+        """Return the events that arrived, each of them checked."""
+        events = [json.loads(r.partition(b"\r\n\r\n")[2]) for r in self.requests]
+        for event in events:
+            check_event(event)
+        return events
 
-    def wait(self, count: int = 1, deadline: float = 20) -> list[dict[str, Any]]:
-        """The events, once there are `count`; AssertionError if they do not come."""
-        end = time.monotonic() + deadline
+    @property
+    def commands(self) -> list[str]:
+        return [event["properties"]["command"] for event in self.events]
+
+    def wait(self, count: int = 1, seconds: float = 20) -> list[dict[str, Any]]:
+        """Return the events once `count` have arrived. Raises AssertionError."""
+        end = time.monotonic() + seconds
         while len(self.requests) < count and time.monotonic() < end:
             time.sleep(0.02)
-        assert len(self.requests) >= count, f"{len(self.requests)} of {count} events came"
-        return self.bodies
+        assert len(self.requests) == count, f"{len(self.requests)} of {count} events"
+        return self.events
 
-    def stays_silent(self, seconds: float = 1.5) -> bool:
-        """Whether nobody connects for this long, and no sender is left that still could."""
-        wait_for_no_sender(url=self.url)
-        time.sleep(seconds)
+    def stays_silent(self) -> bool:
+        """Return whether nothing has connected when no sender is left."""
+        wait_for_senders()
         return self.connections == 0
 
     def close(self) -> None:
         self.stopping.set()
-        with suppress(OSError):  # ends `accept`, so that no later collector's connection is taken
+        with suppress(OSError):  # ends `accept`
             self.server.shutdown(socket.SHUT_RDWR)
         self.acceptor.join(5)
         self.server.close()
 
 
-def senders(url: str | None = None) -> list[psutil.Process]:
-    """The sender processes that are alive: those to this endpoint, or those of the plugin that is installed here."""
+@contextmanager
+def collecting(answer: Answer = answer_ok) -> Iterator[Collector]:
+    collector = Collector(answer)
+    try:
+        yield collector
+    finally:
+        collector.close()
+
+
+def senders() -> list[psutil.Process]:
+    """Return the running senders of this test process and of all that it started.
+
+    On Linux, `namespace.adopt_orphans` makes each of them a descendant.
+    """
+    if sys.platform == "linux":
+        processes = psutil.Process().children(recursive=True)
+    else:
+        processes = list(psutil.process_iter())
     found = []
-    for process in psutil.process_iter():
-        try:
-            command = process.cmdline()
-            if command[1:3] != ["-I", "-S"] or not command[-1].endswith("plugin.py"):
-                continue
-            if process.status() == psutil.STATUS_ZOMBIE:
-                continue
-            if command[-1] == str(PLUGIN) if url is None else process.environ().get("KEDRO_TELEMETRY_ENDPOINT") == url:
+    for process in processes:
+        with suppress(psutil.Error):
+            is_sender = process.cmdline()[1:] == SENDER[1:]
+            if is_sender and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
-        except psutil.Error:
-            continue
     return found
 
 
-def wait_for_no_sender(deadline: float = SENDER_LIFE, url: str | None = None) -> None:
-    """Return once no sender is left (to this endpoint, if given); AssertionError after the deadline."""
-    end = time.monotonic() + deadline
-    while left := senders(url):
-        assert time.monotonic() < end, f"senders left: {left}"
-        time.sleep(0.05)
+def wait_for_senders(seconds: float = SENDER_LIFE) -> None:
+    """Return when no sender is left. Raises AssertionError if one lives too long."""
+    end = time.monotonic() + seconds
+    while left := senders():
+        assert time.monotonic() < end, f"still running: {left}"
+        time.sleep(0.02)
 
 
-def scrubbed(home: Path, **variables: str) -> dict[str, str]:
-    """An environment of nothing but a path, a home, a login name, an unusable collector, and `variables`."""
+def clean_environment(home: Path, **variables: str) -> dict[str, str]:
+    """Return an environment without anything of the person who runs the tests."""
+    binaries = Path(sys.executable).parent
     environment = {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}/usr/bin{os.pathsep}/bin",
+        "PATH": os.pathsep.join([str(binaries), "/usr/sbin", "/usr/bin", "/bin"]),
         "HOME": str(home),
         "LOGNAME": "somebody",
         "KEDRO_TELEMETRY_ENDPOINT": "http://127.0.0.1:9/nobody-listens",
-        "KEDRO_LOGGING_CONFIG": str(Path(__file__).resolve().parent / "logging.yml"),
-        "PYTHONPATH": str(Path(__file__).resolve().parent / "guard"),
+        "KEDRO_LOGGING_CONFIG": str(ROOT / "tests" / "logging.yml"),
+        "PYTHONPATH": str(ROOT / "tests" / "guard"),
     }
-    if os.name == "nt":  # where no process starts without these
-        environment |= {name: os.environ[name] for name in ("SYSTEMROOT", "TEMP") if name in os.environ}
+    if sys.platform == "win32":  # no process starts without these
+        for name in ("SYSTEMROOT", "TEMP"):
+            environment[name] = os.environ.get(name, "")
     return environment | variables
 
 
 def make_project(folder: Path, home: Path, name: str = "acme") -> Path:
-    """A real Kedro project made by `kedro new`, with two pipelines, of two nodes, and a small catalog."""
-    if KEDRO_018:  # which knows neither of these options, nor what they choose
+    """Make a Kedro project with `kedro new`: two pipelines of two nodes, a catalog."""
+    options = [f"--name={name}", "--tools=lint,docs", "--example=no"]
+    if KEDRO_018:  # it knows none of these options
         config = folder / "new.yml"
-        config.write_text(f"output_dir: .\nproject_name: {name}\nrepo_name: {name}\npython_package: {name}\n")
+        names = f"project_name: {name}\nrepo_name: {name}\npython_package: {name}\n"
+        config.write_text(f"output_dir: .\n{names}")
         options = [f"--config={config}"]
-    else:
-        options = [f"--name={name}", "--tools=lint,docs", "--example=no"]
     subprocess.run(
         [sys.executable, "-m", "kedro", "new", *options],
         cwd=folder,
-        env=scrubbed(home),
+        env=clean_environment(home),
         check=True,
         capture_output=True,
     )
     project = folder / name
-    if KEDRO_018:
-        (project / "conf" / "base" / "logging.yml").unlink()  # it outweighs KEDRO_LOGGING_CONFIG there
-    package = project / "src" / name
+    if KEDRO_018:  # it would override KEDRO_LOGGING_CONFIG
+        (project / "conf" / "base" / "logging.yml").unlink()
+    pipelines = project / "src" / name / "pipelines"
+    pipelines.mkdir(exist_ok=True)
+    (pipelines / "__init__.py").touch()
     for pipeline in ("ds", "de"):
-        module = package / "pipelines" / pipeline
-        module.mkdir(parents=True)
-        (module.parent / "__init__.py").touch()
-        (module / "__init__.py").write_text(
+        (pipelines / pipeline).mkdir()
+        (pipelines / pipeline / "__init__.py").write_text(
             "from kedro.pipeline import Pipeline, node\n\n\n"
             "def one():\n    return 1\n\n\n"
             "def same(number):\n    return number\n\n\n"
             "def create_pipeline(**kwargs):\n"
-            f"    return Pipeline([node(one, None, '{pipeline}_a'), node(same, '{pipeline}_a', '{pipeline}_b')])\n"
+            f"    first = node(one, None, '{pipeline}_a')\n"
+            f"    second = node(same, '{pipeline}_a', '{pipeline}_b')\n"
+            "    return Pipeline([first, second])\n"
         )
-    (project / "conf" / "base" / "catalog.yml").write_text(
-        "".join(f"{name}:\n  type: {MEMORY_DATASET}\n" for name in ("ds_a", "ds_b", "de_b"))
-    )
-    (project / "conf" / "base" / "parameters.yml").write_text("secret_parameter: 1\n")
+    dataset = "MemoryDataSet" if KEDRO_018 else "MemoryDataset"
+    catalog = "".join(f"{n}:\n  type: {dataset}\n" for n in ("ds_a", "ds_b", "de_b"))
+    (project / "conf" / "base" / "catalog.yml").write_text(catalog)
+    parameters = project / "conf" / "base" / "parameters.yml"
+    parameters.write_text("secret_parameter: 1\n")
     return project
 
 
-def copy_project(source: Path, target: Path, consent: str | None = "consent: true\n") -> Path:
-    """A copy of a project, with this `.telemetry` (None: without one)."""
+def copy_project(
+    source: Path, target: Path, consent: str | None = "consent: true\n"
+) -> Path:
+    """Copy a project. It gets this `.telemetry`, or none."""
     shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
     (target / ".telemetry").unlink(missing_ok=True)
     if consent is not None:
         (target / ".telemetry").write_text(consent)
+        (target / ".telemetry").chmod(0o644)
     return target
 
 
-def kedro(*arguments: str, cwd: Path, env: dict[str, str], **options: Any) -> subprocess.CompletedProcess[str]:
-    """A real `kedro` command, its output captured and its input closed."""
+def kedro(
+    *arguments: str, cwd: Path, env: dict[str, str], **options: Any
+) -> subprocess.CompletedProcess[str]:
+    """Run a `kedro` command without a terminal."""
     return subprocess.run(
         [sys.executable, "-m", "kedro", *arguments],
         cwd=cwd,
@@ -209,12 +250,3 @@ def kedro(*arguments: str, cwd: Path, env: dict[str, str], **options: Any) -> su
         check=False,
         **options,
     )
-
-
-@contextmanager
-def collecting(answer: Answer = answer_ok) -> Iterator[Collector]:
-    collector = Collector(answer)
-    try:
-        yield collector
-    finally:
-        collector.close()

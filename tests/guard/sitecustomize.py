@@ -17,7 +17,11 @@ def guard(event: str, arguments: tuple[Any, ...]) -> None:
         return
     target = arguments[1] if event != "socket.getaddrinfo" else arguments[0]
     host = target[0] if isinstance(target, tuple) else target
-    text = host.decode("utf-8", "replace") if isinstance(host, bytes) else str(host or "127.0.0.1")
+    text = (
+        host.decode("utf-8", "replace")
+        if isinstance(host, bytes)
+        else str(host or "127.0.0.1")
+    )
     if text.startswith(LOCAL) or text == "":
         return
     notes = os.environ.get("TELEMETRY_TEST_ESCAPES")
