@@ -26,7 +26,7 @@ import time
 # to nothing before its pause, and `kedro` should load nothing while telemetry is off.
 if __name__ != "__main__":  # for annotations, which the sender does not evaluate
     from collections.abc import Iterator, Mapping, Sequence
-    from typing import Any, Final, NamedTuple
+    from typing import Any, Final
 
 VERSION: Final = "1.1.0+hardened"
 APP_ID: Final = "2388822444"  # the Kedro project at its collector, Heap
@@ -572,10 +572,10 @@ def find_git_folder(top: Path) -> Path | None:
     It is `.git`. In a worktree or submodule, `.git` is a file that names it.
     """
     dot_git = top / ".git"
-    if dot_git.is_dir():
-        return dot_git
     if not os.path.lexists(dot_git):
         return None
+    if dot_git.is_dir():
+        return dot_git
     label, _, name = read_file(str(dot_git), 4096).partition(b": ")
     folder = top / os.fsdecode(name.rstrip(b"\r\n"))
     if label != b"gitdir" or not folder.is_dir():
@@ -648,9 +648,10 @@ OFF: Final = "off"
 ASK: Final = "ask"  # off until a person agrees
 
 
-class Decision(NamedTuple):
-    state: str  # ON, OFF or ASK
-    reason: str
+class Decision:
+    def __init__(self, state: str, reason: str) -> None:
+        self.state = state  # ON, OFF or ASK
+        self.reason = reason
 
 
 def decide(project: str | None) -> Decision:
@@ -1016,13 +1017,14 @@ def start_sender(message: bytes) -> None:
 # --- The hooks, which Kedro calls. It does not guard them against errors ---
 
 
-class Command(NamedTuple):
-    """The command that is running."""
+class Command:
+    """The `kedro` command that this process runs."""
 
-    args: Sequence[str]
-    metadata: Any  # Kedro's ProjectMetadata, or None outside of a project
-    decision: Decision
-    process_id: int
+    def __init__(self, args: Sequence[str], metadata: Any, decision: Decision) -> None:
+        self.args = list(args)
+        self.metadata = metadata  # Kedro's ProjectMetadata; None outside of a project
+        self.decision = decision
+        self.process_id = os.getpid()
 
 
 class TelemetryHook:
@@ -1061,7 +1063,7 @@ def prepare(metadata: Any, args: Sequence[str]) -> Command:
     if project and decision.state == ASK and find_obstacle() is None:
         state = ON if ask(project) else OFF
         decision = Decision(state, "this was the answer to the question")
-    return Command(list(args), metadata, decision, os.getpid())
+    return Command(args, metadata, decision)
 
 
 def is_run_of(command: Command, run_params: Mapping[str, Any]) -> bool:
@@ -1161,8 +1163,8 @@ def show(text: str) -> None:
 
 
 def show_status() -> int:
-    state, reason = current_state(find_project())
-    show(f"Telemetry is {state}: {reason}.")
+    decision = current_state(find_project())
+    show(f"Telemetry is {decision.state}: {decision.reason}.")
     try:
         show(f"endpoint   {endpoint()}")
     except ValueError as error:
@@ -1180,7 +1182,7 @@ def show_status() -> int:
         show(f"SHA-256    {sha256(Path(__file__).read_bytes()).hexdigest()}")
     except OSError:
         show("SHA-256    cannot be read")
-    return 1 if state == ON else 0
+    return 1 if decision.state == ON else 0
 
 
 def save_answer(agreed: bool) -> int:
@@ -1197,9 +1199,9 @@ def save_answer(agreed: bool) -> int:
         write_new_file(path, consent_text(agreed), 0o644)
     except OSError as error:
         raise OSError(f"cannot write {path}: {describe(error)}") from None
-    state, reason = current_state(project)
+    decision = current_state(project)
     show(f"Saved `{consent_text(agreed).strip()}` in {path}.")
-    show(f"Telemetry is {state} here: {reason}.")
+    show(f"Telemetry is {decision.state} here: {decision.reason}.")
     return 0
 
 
