@@ -185,7 +185,7 @@ def find_command(args: Sequence[str]) -> str:
     command = ""
     for arg in args[:3]:  # no command has more words
         longer = f"{command} {arg}" if command else arg
-        if " " in arg or not (longer in COMMANDS or is_group(longer)):
+        if arg == "" or " " in arg or not (longer in COMMANDS or is_group(longer)):
             break
         command = longer
     return command
@@ -441,7 +441,7 @@ def read_file(path: str, limit: int, own_without: int | None = None) -> bytes:
             if found.st_uid != os.geteuid():
                 raise PermissionError("it belongs to another user")
             if found.st_mode & own_without:
-                raise PermissionError("other users have access to it")
+                raise PermissionError("other users can write to it (chmod go-w)")
         return file.read(found.st_size)
 
 
@@ -556,7 +556,14 @@ def is_tracked_by_git(project: str) -> bool:
         folder = find_git_folder(top)
         if folder is None or not (folder / "index").exists():  # nothing is tracked yet
             continue
-        for path in read_git_index(read_file(str(folder / "index"), MAX_INDEX)):
+        data = read_file(str(folder / "index"), MAX_INDEX)
+        # Versions 2 and 3 spell every path out, unless the index is split ("link") or
+        # sparse ("sdir"). A search then saves time in large repositories.
+        if data[:8] in (b"DIRC\0\0\0\2", b"DIRC\0\0\0\3"):
+            text = data.lower()
+            if not any(word in text for word in (b".telemetry", b"link", b"sdir")):
+                continue
+        for path in read_git_index(data):
             # In any spelling: macOS and Windows take `.Telemetry` for the same file.
             if path.lower().endswith(b".telemetry"):
                 parent, _, name = os.fsdecode(path).rpartition("/")
@@ -1155,34 +1162,47 @@ def current_state(project: str | None) -> Decision:
     return decision
 
 
-def show(text: str) -> None:
-    """Print a line. Escape what the output cannot encode or a terminal would obey."""
+def show(*lines: str) -> None:
+    """Print lines. Escape what the output cannot encode or a terminal would obey."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    text = text.encode(encoding, "backslashreplace").decode(encoding)
-    print("".join(char if char.isprintable() else ascii(char)[1:-1] for char in text))
+    text = "\n".join(lines).encode(encoding, "backslashreplace").decode(encoding)
+    for char in set(text) - {"\n"}:
+        if not char.isprintable():
+            text = text.replace(char, ascii(char)[1:-1])
+    print(text)
 
 
 def show_status() -> int:
     decision = current_state(find_project())
-    show(f"Telemetry is {decision.state}: {decision.reason}.")
     try:
-        show(f"endpoint   {endpoint()}")
+        address = endpoint()
     except ValueError as error:
-        show(f"endpoint   none: {error}")
+        address = f"none: {error}"
     folder = salt_folder()
     if folder is None:
-        show("salt       none: there is no home folder to store it in")
+        salt = "none: there is no home folder to store it in"
     else:
-        note = "" if read_salt() else " (created with the first event)"
-        show(f"salt       {os.path.join(folder, salt_name())}{note}")
-    show(f"plugin.py  {os.path.abspath(__file__)}")
-    try:
-        from hashlib import sha256
-
-        show(f"SHA-256    {sha256(Path(__file__).read_bytes()).hexdigest()}")
-    except OSError:
-        show("SHA-256    cannot be read")
+        salt = os.path.join(folder, salt_name())
+        if read_salt() is None:
+            salt += " (created with the first event)"
+    show(
+        f"Telemetry is {decision.state}: {decision.reason}.",
+        f"endpoint   {address}",
+        f"salt       {salt}",
+        f"plugin.py  {os.path.abspath(__file__)}",
+        f"SHA-256    {own_digest()}",
+    )
     return 1 if decision.state == ON else 0
+
+
+def own_digest() -> str:
+    """Return the SHA-256 of this file, in hexadecimal."""
+    from hashlib import sha256
+
+    try:
+        return sha256(Path(__file__).read_bytes()).hexdigest()
+    except OSError:  # in an archive
+        return "cannot be read"
 
 
 def save_answer(agreed: bool) -> int:
@@ -1200,21 +1220,23 @@ def save_answer(agreed: bool) -> int:
     except OSError as error:
         raise OSError(f"cannot write {path}: {describe(error)}") from None
     decision = current_state(project)
-    show(f"Saved `{consent_text(agreed).strip()}` in {path}.")
-    show(f"Telemetry is {decision.state} here: {decision.reason}.")
+    show(
+        f"Saved `{consent_text(agreed).strip()}` in {path}.",
+        f"Telemetry is {decision.state} here: {decision.reason}.",
+    )
     return 0
 
 
 def forget_salts() -> int:
     folder = salt_folder()
-    names = os.listdir(folder) if folder and os.path.isdir(folder) else []
-    salts = [name for name in names if is_salt(name)]
-    for name in salts:
-        path = os.path.join(str(folder), name)
-        os.unlink(path)
-        show(f"Deleted {path}.")
-    if salts:
-        show("Later events get new hashes.")
+    lines = []
+    if folder and os.path.isdir(folder):
+        for name in os.listdir(folder):
+            if is_salt(name):
+                os.unlink(os.path.join(folder, name))
+                lines.append(f"Deleted {os.path.join(folder, name)}.")
+    if lines:
+        show(*lines, "Later events get new hashes.")
     else:
         show("There is no salt to delete.")
     return 0

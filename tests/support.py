@@ -29,6 +29,7 @@ SENDER_LIFE = 6.0  # seconds after which no sender may be left
 KEDRO_018 = importlib.metadata.version("kedro").startswith("0.18.")
 IN_CI = bool(os.environ.get("CI"))  # read before the environment is scrubbed
 SCHEMA = json.loads((ROOT / "tests" / "event.schema.json").read_text("utf-8"))
+EVENT_VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 Answer = Callable[[socket.socket, "Collector"], None]
@@ -43,7 +44,7 @@ def missing(what: str) -> NoReturn:
 
 def check_event(event: Any) -> None:
     """Raise unless this is an event as `event.schema.json` describes it."""
-    jsonschema.validate(event, SCHEMA)
+    EVENT_VALIDATOR.validate(event)
 
 
 def read_request(connection: socket.socket) -> bytes:
