@@ -415,34 +415,57 @@ from pluggy import HookimplMarker
 # --- Files ---
 
 
-def read_file(path: str, limit: int, own_without: int | None = None) -> bytes:
-    """Return the content of a regular file. Does not wait, not even for a FIFO.
+WRITABLE_BY_OTHERS: Final = 0o022
+ACCESSIBLE_TO_OTHERS: Final = 0o077
 
-    With `own_without`, the file must also be the user's own: not a symbolic link, owned
-    by the user, and without these mode bits. Windows shows neither owner nor mode.
-    Raises OSError, also if the file has more than `limit` bytes.
+
+def read_file(path: str, limit: int) -> bytes:
+    """Return the content of a regular file of at most `limit` bytes.
+
+    Does not wait, not even for a FIFO. Raises OSError.
     """
-    if own_without is not None and os.path.islink(path):
-        raise PermissionError("it is a symbolic link")
-    extra_flags = 0
-    if sys.platform != "win32":
-        extra_flags |= os.O_NONBLOCK
-        if own_without is not None:
-            extra_flags |= os.O_NOFOLLOW
-    with open(
-        path, "rb", opener=lambda name, flags: os.open(name, flags | extra_flags)
-    ) as file:
+    with open(path, "rb", opener=open_at_once) as file:
         found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode):
-            raise PermissionError("it is not a regular file")
-        if found.st_size > limit:
-            raise PermissionError(f"it has more than {limit} bytes")
-        if sys.platform != "win32" and own_without is not None:
+        check_regular(found, limit)
+        return file.read(found.st_size)
+
+
+def read_own_file(path: str, limit: int, refused_mode: int) -> bytes:
+    """Return the content of a file like `read_file`, but only of the user's own file.
+
+    It must not be a symbolic link, must belong to the user, and must have none of these
+    mode bits. On Windows, only the link is checked. Raises OSError.
+    """
+    if os.path.islink(path):
+        raise PermissionError("it is a symbolic link")
+    with open(path, "rb", opener=open_no_link) as file:
+        found = os.fstat(file.fileno())
+        check_regular(found, limit)
+        if sys.platform != "win32":
             if found.st_uid != os.geteuid():
                 raise PermissionError("it belongs to another user")
-            if found.st_mode & own_without:
+            if found.st_mode & refused_mode:
                 raise PermissionError("other users can write to it (chmod go-w)")
         return file.read(found.st_size)
+
+
+def open_at_once(path: str, flags: int) -> int:
+    if sys.platform != "win32":
+        flags |= os.O_NONBLOCK
+    return os.open(path, flags)
+
+
+def open_no_link(path: str, flags: int) -> int:
+    if sys.platform != "win32":
+        flags |= os.O_NOFOLLOW
+    return open_at_once(path, flags)
+
+
+def check_regular(found: os.stat_result, limit: int) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise PermissionError("it is not a regular file")
+    if found.st_size > limit:
+        raise PermissionError(f"it has more than {limit} bytes")
 
 
 def write_new_file(path: str, text: str, mode: int) -> None:
@@ -650,6 +673,8 @@ CI_VARIABLES: Final = """
     TEAMCITY_VERSION TF_BUILD TRAVIS VELA WERCKER XCS
 """.split()
 
+MAX_CONSENT: Final = 4096  # bytes of a `.telemetry` file
+
 ON: Final = "on"
 OFF: Final = "off"
 ASK: Final = "ask"  # off until a person agrees
@@ -675,7 +700,9 @@ def decide(project: str | None) -> Decision:
         return Decision(OFF, "not in a Kedro project")
 
     try:
-        data = read_file(os.path.join(project, ".telemetry"), 4096, 0o022)
+        data = read_own_file(
+            os.path.join(project, ".telemetry"), MAX_CONSENT, WRITABLE_BY_OTHERS
+        )
         if not parse_consent(data):
             return Decision(OFF, ".telemetry does not say `consent: true`")
         answer = Decision(ON, ".telemetry says `consent: true`")
@@ -715,7 +742,7 @@ def parse_consent(data: bytes) -> bool:
     other lines are blank or comments. It is a subset of YAML, so that no YAML reader
     loads anything but {"consent": True} from a yes.
     """
-    if len(data) > 4096:
+    if len(data) > MAX_CONSENT:
         return False
     try:
         text = data.removeprefix(b"\xef\xbb\xbf").decode("utf-8")
@@ -814,7 +841,8 @@ def read_salt() -> bytes | None:
     if folder is None:
         return None
     try:
-        digits = read_file(os.path.join(folder, salt_name()), 100, 0o077)
+        path = os.path.join(folder, salt_name())
+        digits = read_own_file(path, 100, ACCESSIBLE_TO_OTHERS)
         salt = bytes.fromhex(digits.decode("ascii"))
     except (OSError, ValueError):
         return None
