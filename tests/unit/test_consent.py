@@ -1,0 +1,306 @@
+"""Consent: nothing is sent unless the user said yes in this project."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from kedro_telemetry import plugin
+from kedro_telemetry.plugin import (
+    ASK,
+    CI_VARIABLES,
+    OFF,
+    ON,
+    SWITCHES,
+    consent_text,
+    decide,
+    parse_consent,
+)
+
+BOM = b"\xef\xbb\xbf"
+# What CI systems set that do not set CI, and some that set both.
+KNOWN_CI_VARIABLES = """\
+    APPVEYOR BITBUCKET_BUILD_NUMBER BUILDKITE BUILD_ID CI CIRCLECI CODEBUILD_BUILD_ID
+    DRONE GITHUB_ACTION GITHUB_ACTIONS GITLAB_CI GO_PIPELINE_LABEL GO_PIPELINE_NAME
+    JENKINS_URL SYSTEM_TEAMFOUNDATIONCOLLECTIONURI TASKCLUSTER_ROOT_URL
+    TEAMCITY_VERSION TF_BUILD TRAVIS bamboo_buildKey bamboo_planKey
+"""
+
+
+def yaml_says_yes(data: bytes) -> bool:
+    """Return whether YAML's reader loads exactly {"consent": True}."""
+    try:
+        found = yaml.safe_load(data)
+    except Exception:  # nothing is loaded
+        return False
+    return bool(found == {"consent": True} and found["consent"] is True)
+
+
+# --- parse_consent ---
+
+YES = [
+    b"consent: true",
+    b"consent: true\n",
+    b"consent: True\n",
+    b"consent: TRUE\n",
+    b"consent: true\r\n",
+    b"\r\n\r\nconsent: true\r\n\r\n",
+    BOM + b"consent: true\n",
+    BOM + b"# comment\r\nconsent: true\r\n",
+    b"consent: true   \n",
+    b"consent: true # yes\n",
+    b"consent: true  #\n",
+    b"consent: true #\ttab in a comment\n",
+    b"# for the team\n\n  # and more\n\nconsent: true\n# end",
+    b"#consent: false\nconsent: true\n",
+    b"   \nconsent: true\n   \n",
+    "# \u00e4\u00f6\u00fc \u65e5\u672c\nconsent: true\n".encode(),
+    b"consent: true\n" + b"#" * 4082,
+    b"consent: true" + b" " * 4083,
+    BOM + b"consent: true\n" + b"#" * 4079,
+]
+VALUES = "false yes on y 1 tRUE trues true:x \"true\" 'true' &a [true] null 0x1 ~"
+ENDS = [
+    *("\t\n", "#\n", "\t# comment\n", " true\n", "\n...\n", "\nconsent: true\n"),
+    *("\nconsent: false\n", "\nmore: 1\n", "\n  more\n", "\n- 1\n", "\n\t\n", "\r"),
+    *("\r\r\n", "\0", "\n\0", " # \0\n", "\x0b\n", "\x0c\n", "\x1c\n", "\x7f\n"),
+    *("\x85", "\u2028", "\u2029", "\u00a0", "\u3000", "\u200b", "\n\ufeff"),
+    *("\n" * 4084, "\n#" + "#" * 4083),
+]
+STARTS = [
+    *(" ", "\t", "\t\n", "# a\n\t# b\n", "- ", "---\n", "%YAML 1.1\n---\n"),
+    *("more: 1\n", "consent: false\n", "consent: true\n", "\ufeff\ufeff"),
+    *("\n\ufeff", "# \x1b[31m\n", "# \r", "# \rconsent: false\n"),
+    *("# \x85consent: false\n", "# \u202e\n", "\u2028\n"),
+]
+OTHERS = [
+    *("", "\n", "#\n", "consent\n", "true\n", "consent:\n", "consent=true\n", "{}\n"),
+    *("consent:true\n", "consent : true\n", "consent:  true\n", "consent:\ttrue\n"),
+    *("Consent: true\n", "CONSENT: true\n", '"consent": true\n', "{consent: true}\n"),
+    *("[consent, true]\n", "? consent\n: true\n", "consent:\u00a0true\n", "x" * 5000),
+    *("consent: !!bool true\n", "consent: tru\u0435\n", "consent\uff1a true\n"),
+]
+NO = [
+    *(f"consent: {value}\n".encode() for value in VALUES.split()),
+    *(f"consent: true{end}".encode() for end in ENDS),
+    *(f"{start}consent: true\n".encode() for start in STARTS),
+    *(text.encode() for text in OTHERS),
+    *("consent: true\n".encode(name) for name in ("utf-16", "utf-16-le", "utf-32")),
+    *(b"# %b\nconsent: true\n" % byte for byte in (b"\xff", b"\xc0\xaf", b"\xed\xa0")),
+]
+
+
+def test_a_yes_is_understood() -> None:
+    for data in YES:
+        assert parse_consent(data), data
+        assert yaml_says_yes(data), data
+    assert parse_consent(consent_text(True).encode())
+
+
+def test_anything_else_is_a_no() -> None:
+    for data in NO:
+        assert not parse_consent(data), data
+    assert not parse_consent(consent_text(False).encode())
+
+
+TEXTS = [
+    *("consent: true", "consent: True", "consent: false", "consent", ":", " ", "true"),
+    *("yes", "\n", "\r\n", "\r", "\t", "#", " #", "# ", "---", "...", "- ", "? "),
+    *("'", '"', "|", ">", "&a ", "!!bool ", "{", "}", ",", "*a", "\0", "\x0b", "\x0c"),
+    *("\ufeff", "\x85", "\xa0", "\\", "\u2028", "\u2029", "%YAML 1.1\n"),
+]
+PIECES = [*(text.encode() for text in TEXTS), b"\xff", b"\xff\xfe", b"\xed\xa0\x80"]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.sampled_from(PIECES) | st.binary(max_size=4), max_size=12))
+@example([b"consent: true\n\t"])
+@example([b"#\rconsent: true"])
+def test_a_yes_is_never_anything_else_in_yaml(pieces: list[bytes]) -> None:
+    data = b"".join(pieces)
+    assert not parse_consent(data) or yaml_says_yes(data)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.sampled_from([b"", b"#", b" # a", b"   ", b"# \tb:", b"# \xc3\xa9"])),
+    st.sampled_from([b"\n", b"\r\n"]),
+    st.integers(0, 20),
+)
+def test_comments_and_blank_lines_do_not_matter(
+    lines: list[bytes], end: bytes, position: int
+) -> None:
+    data = end.join([*lines[:position], b"consent: true", *lines[position:]])
+    assert parse_consent(data) == (len(data) <= 4096)
+
+
+def mutate(data: bytes, chance: random.Random) -> bytes:
+    """Return the content of a file after one to four small changes."""
+    for _ in range(chance.randint(1, 4)):
+        start, end = sorted(chance.choices(range(len(data) + 1), k=2))
+        piece = chance.choice([*PIECES, chance.randbytes(1), data[start:end]])
+        data = data[:start] + piece + data[chance.choice([start, start + 1, end]) :]
+    return data
+
+
+def test_no_change_of_a_file_makes_a_false_yes() -> None:
+    """The same changes in each run. `tools/fuzz.py` tries 300,000 others."""
+    chance = random.Random(0)
+    seeds = [
+        b"consent: true\n",
+        BOM + b"# a\r\nconsent: TRUE # b\r\n",
+        b"consent: no\n",
+    ]
+    yes = 0
+    for number in range(3000):
+        data = mutate(seeds[number % 3], chance)
+        if parse_consent(data):
+            yes += 1
+            assert yaml_says_yes(data), data
+    assert yes > 20
+
+
+# --- decide, in the order of its rules ---
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A project that says yes."""
+    (tmp_path / ".telemetry").write_text("consent: true\n")
+    return tmp_path
+
+
+def decision(project: Path | None) -> tuple[str, str]:
+    found = decide(None if project is None else str(project))
+    return found.state, found.reason
+
+
+def test_the_first_rule_that_applies_decides(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variables = ["DO_NOT_TRACK", "KEDRO_DISABLE_TELEMETRY", "CI", "_KD_COMPLETE"]
+    for name in variables:
+        monkeypatch.setenv(name, "1")
+    for name in variables:
+        reason = f"the environment variable {name} is set"
+        if name == "_KD_COMPLETE":
+            reason = "shell completion is running"
+        for project in (folder, None, folder / "absent"):
+            assert decision(project) == (OFF, reason)
+        monkeypatch.delenv(name)
+    assert decision(None) == (OFF, "not in a Kedro project")
+    assert decision(folder) == (ON, ".telemetry says `consent: true`")
+
+
+def test_any_value_of_a_switch_or_ci_variable_is_off(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (*SWITCHES, *CI_VARIABLES):
+        for value in ("1", "0", "false", " "):
+            monkeypatch.setenv(name, value)
+            reason = f"the environment variable {name} is set"
+            assert decision(folder) == (OFF, reason)
+        monkeypatch.setenv(name, "")
+        assert decision(folder)[0] == ON
+        monkeypatch.delenv(name)
+
+
+def test_the_known_switches_and_ci_variables_are_in_the_table() -> None:
+    assert SWITCHES == ("DO_NOT_TRACK", "KEDRO_DISABLE_TELEMETRY")
+    assert set(KNOWN_CI_VARIABLES.split()) <= set(CI_VARIABLES)
+    assert sorted(set(CI_VARIABLES), key=str.lower) == CI_VARIABLES
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "state"),
+    [
+        ("_KEDRO_COMPLETE", "bash_complete", OFF),
+        ("_KD_COMPLETE", "zsh_source", OFF),
+        ("_KEDRO_TELEMETRY_COMPLETE", "1", OFF),
+        ("_MY_KEDRO_3_COMPLETE", "fish_complete", OFF),
+        ("_KEDRO_COMPLETE", "", ON),
+        ("KEDRO_COMPLETE", "1", ON),
+        ("_KEDRO_COMPLETED", "1", ON),
+    ],
+)
+def test_shell_completion_is_off_whatever_the_command_is_called(
+    name: str, value: str, state: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert decision(folder)[0] == state
+
+
+@pytest.mark.parametrize("can_ask", [True, False])
+def test_a_tracked_answer_is_off(
+    can_ask: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plugin, "can_ask", lambda: can_ask)
+    for arguments in (["init", "-q"], ["add", ".telemetry"]):
+        subprocess.run(["git", *arguments], cwd=folder, check=True)
+    assert decision(folder)[1].startswith(".telemetry is tracked by git")
+    (folder / ".telemetry").unlink()
+    state, reason = decision(folder)
+    assert state == OFF, "also if it was deleted: git would bring it back"
+    assert ("tracked" in reason) == can_ask
+
+
+@pytest.mark.parametrize("can_ask", [True, False])
+def test_an_answer_that_is_no_yes_is_off_and_never_asked(
+    can_ask: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plugin, "can_ask", lambda: can_ask)
+    path = folder / ".telemetry"
+    for content in (b"", b"consent: false\n", b"\xff\xfe", b"{", b"\0" * 4096):
+        path.write_bytes(content)
+        assert decision(folder) == (OFF, ".telemetry does not say `consent: true`")
+        assert path.read_bytes() == content
+    path.write_text("consent: true\n" + "#" * 4083)
+    reason = ".telemetry is ignored: it has more than 4096 bytes"
+    assert decision(folder) == (OFF, reason)
+    path.write_text("consent: true\n")
+    path.chmod(0o664)
+    reason = ".telemetry is ignored: other users can write to it (chmod go-w)"
+    assert decision(folder) == (OFF, reason)
+    path.rename(folder / "yes")
+    for target in ("yes", "absent"):
+        path.symlink_to(target)
+        reason = ".telemetry is ignored: it is a symbolic link"
+        assert decision(folder) == (OFF, reason)
+        path.unlink()
+    path.mkdir()
+    assert decision(folder) == (OFF, ".telemetry is ignored: Is a directory")
+    path.rmdir()
+    os.mkfifo(path)
+    reason = ".telemetry is ignored: it is not a regular file"
+    assert decision(folder) == (OFF, reason)
+
+
+def test_the_mode_of_a_new_file_is_trusted(folder: Path) -> None:
+    for mode in (0o644, 0o600, 0o400, 0o755):
+        (folder / ".telemetry").chmod(mode)
+        assert decision(folder)[0] == ON
+
+
+def test_a_project_folder_that_cannot_be_read_is_off(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for project in (tmp_path / "file", Path("a" * 10_000)):
+        assert decision(project)[0] == OFF
+        assert decision(project)[1].startswith(".telemetry is ignored: ")
+    assert decide("a\0b").state == OFF
+
+
+def test_without_an_answer_only_a_terminal_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nobody = "no answer is saved yet, and this is not an interactive terminal"
+    assert decision(tmp_path) == (OFF, nobody)
+    assert decision(tmp_path / "absent") == (OFF, nobody)
+    monkeypatch.setattr(plugin, "can_ask", lambda: True)
+    assert decision(tmp_path) == (ASK, "no answer is saved yet")
