@@ -1,4 +1,4 @@
-"""What the tests share: a collector on loopback, a clean environment, `kedro` commands."""
+"""What the tests share: a collector, a clean environment, and `kedro` commands."""
 
 from __future__ import annotations
 
@@ -222,6 +222,21 @@ def make_project(folder: Path, home: Path, name: str = "acme") -> Path:
     parameters = project / "conf" / "base" / "parameters.yml"
     parameters.write_text("secret_parameter: 1\n")
     return project
+
+
+def make_bare_project(folder: Path, settings: str = "", registry: str = "") -> None:
+    """Make the smallest project that Kedro accepts, in no time."""
+    (folder / "pyproject.toml").write_text(
+        '[tool.kedro]\npackage_name = "bare"\nproject_name = "bare"\n'
+        f'kedro_init_version = "{importlib.metadata.version("kedro")}"\n'
+    )
+    for name in ("src/bare", "conf/base", "conf/local"):
+        (folder / name).mkdir(parents=True)
+    (folder / "conf" / "base" / "catalog.yml").touch()
+    package = folder / "src" / "bare"
+    (package / "__init__.py").touch()
+    (package / "settings.py").write_text(settings)
+    (package / "pipeline_registry.py").write_text(registry)
 
 
 def copy_project(
