@@ -445,7 +445,7 @@ def read_own_file(path: str, limit: int, refused_mode: int) -> bytes:
             if found.st_uid != os.geteuid():
                 raise PermissionError("it belongs to another user")
             if found.st_mode & refused_mode:
-                raise PermissionError("other users can write to it (chmod go-w)")
+                raise PermissionError("others can write to it (chmod go-w)")
         return file.read(found.st_size)
 
 
@@ -515,6 +515,8 @@ if sys.platform == "win32":
         key = msvcrt.getwche()
         if key == "\x03":  # Ctrl-C
             raise KeyboardInterrupt
+        if key == "\r":  # Enter
+            msvcrt.putwch("\n")
         return "" if key == "\x1a" else key  # Ctrl-Z ends the input
 
 else:
@@ -566,7 +568,8 @@ def read_line(seconds: float) -> str | None:
 
 # --- Git: a tracked `.telemetry` may hold somebody else's answer ---
 
-MAX_INDEX: Final = 16 * 1024 * 1024  # bytes
+MAX_INDEX: Final = 8 * 1024 * 1024  # bytes: about 80,000 files
+MAX_PATH: Final = 4096  # bytes
 
 
 def is_tracked_by_git(project: str) -> bool:
@@ -580,12 +583,6 @@ def is_tracked_by_git(project: str) -> bool:
         if folder is None or not (folder / "index").exists():  # nothing is tracked yet
             continue
         data = read_file(str(folder / "index"), MAX_INDEX)
-        # Versions 2 and 3 spell every path out, unless the index is split ("link") or
-        # sparse ("sdir"). A search then saves time in large repositories.
-        if data[:8] in (b"DIRC\0\0\0\2", b"DIRC\0\0\0\3"):
-            text = data.lower()
-            if not any(word in text for word in (b".telemetry", b"link", b"sdir")):
-                continue
         for path in read_git_index(data):
             # In any spelling: macOS and Windows take `.Telemetry` for the same file.
             if path.lower().endswith(b".telemetry"):
@@ -642,6 +639,8 @@ def read_git_index(data: bytes) -> Iterator[bytes]:
             kept = b""
         end = data.index(b"\0", position)
         path = kept + data[position:end]
+        if len(path) > MAX_PATH:
+            raise ValueError("a path in the index is too long")
         yield path
         # Versions 2 and 3 fill each entry with 1 to 8 NULs, up to a multiple of 8.
         start = end + 1 if version == 4 else start + ((end - start) // 8 + 1) * 8
@@ -709,7 +708,7 @@ def decide(project: str | None) -> Decision:
     except FileNotFoundError:
         if not can_ask():
             return Decision(
-                OFF, "no answer is saved yet, and this is not an interactive terminal"
+                OFF, "no answer is saved, and this is not an interactive terminal"
             )
         answer = Decision(ASK, "no answer is saved yet")
     except (OSError, ValueError) as error:
@@ -718,7 +717,7 @@ def decide(project: str | None) -> Decision:
     try:
         if is_tracked_by_git(project):
             return Decision(
-                OFF, ".telemetry is tracked by git, so it may be somebody else's answer"
+                OFF, "git tracks .telemetry, so it may be somebody else's answer"
             )
     except (OSError, ValueError, LookupError) as error:
         return Decision(
@@ -763,9 +762,9 @@ ANSWER_SECONDS: Final = 30
 QUESTION: Final = """\
 Kedro's maintainers would like to know how Kedro is used. If you agree, each
 `kedro` command here sends one event to {url}.
-It holds the command with all values masked; hashes of your user name and this
-project's package name; the versions of Kedro, this plugin and Python; the
-operating system; the tools and example pipeline of the project; the numbers of
+It contains the command, all values masked; hashes of your user name and package
+name; the versions of Kedro, this plugin and Python; the operating system; the
+project's tools, and whether it has an example pipeline; and the numbers of
 datasets, nodes and pipelines. See one: KEDRO_TELEMETRY_PREVIEW=1 kedro info
 Your answer is saved in .telemetry. Enter means no. Undo: kedro-telemetry deny
 """
@@ -790,9 +789,8 @@ def ask(project: str) -> bool:
     elif line.lower() in ("\n", "n\n", "no\n"):
         agreed = False
     else:
-        sys.stderr.write(
-            "No valid answer, so nothing is sent. You will be asked again.\n"
-        )
+        newline = "" if line.endswith("\n") else "\n"  # after the end of input
+        sys.stderr.write(f"{newline}No valid answer, so nothing is sent this time.\n")
         return False
     with suppress(OSError):  # then the answer holds for this command only
         write_new_file(os.path.join(project, ".telemetry"), consent_text(agreed), 0o644)
@@ -889,7 +887,7 @@ def store_salt(path: str, salt: bytes) -> None:
     """Store a salt, unless another command was first. Raises OSError."""
     if os.path.lexists(path) and read_salt() is None:  # it is damaged
         os.unlink(path)
-    draft = f"{path}.{os.getpid()}"
+    draft = f"{path}.{os.urandom(8).hex()}"
     write_new_file(draft, salt.hex(), 0o600)
     try:
         os.link(draft, path)  # all at once, and only if there is no such file
@@ -1123,16 +1121,19 @@ def preview(decision: Decision, message: bytes) -> str:
     """Return the request that would be sent, and whether and why it would be."""
     event = build_event(message)
     state = ON if decision.state == ON else OFF
-    lines = [f"Preview only, nothing is sent. Telemetry is {state}: {decision.reason}."]
+    lines = [
+        "Preview only, nothing is sent.",
+        f"Telemetry is {state}: {decision.reason}.",
+    ]
     if read_salt() is None:
-        lines += ["The hashes are examples: the salt is made with the first event."]
+        lines += ["The hashes are examples: the salt is created with the first event."]
     try:
         url = endpoint()
         proxy = find_proxy(url)
     except ValueError as error:
         return "\n".join([*lines, f"Not sent: {error}.", "", event.decode(), ""])
     if proxy:
-        lines += [f"Through the proxy {proxy.rpartition('@')[2]}."]
+        lines += [f"It would go through the proxy {proxy.rpartition('@')[2]}."]
     lines += ["", f"POST {url}"]
     lines += [f"{name}: {value}" for name, value in request_headers(url, event).items()]
     return "\n".join([*lines, "", event.decode(), ""])
@@ -1237,8 +1238,8 @@ def save_answer(agreed: bool) -> int:
     project = find_project()
     if project is None:
         raise ValueError(
-            "not in a Kedro project: no pyproject.toml with [tool.kedro] in this folder"
-            " or one above it"
+            "not in a Kedro project. Go to the folder that has its pyproject.toml,"
+            " with [tool.kedro], and try again."
         )
     path = os.path.join(project, ".telemetry")
     try:
@@ -1246,7 +1247,10 @@ def save_answer(agreed: bool) -> int:
             os.unlink(path)
         write_new_file(path, consent_text(agreed), 0o644)
     except OSError as error:
-        raise OSError(f"cannot write {path}: {describe(error)}") from None
+        raise OSError(
+            f"cannot write {path}: {describe(error)}."
+            " Remove it, or check the permissions of its folder."
+        ) from None
     decision = current_state(project)
     show(
         f"Saved `{consent_text(agreed).strip()}` in {path}.",
@@ -1277,19 +1281,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(
         prog="kedro-telemetry",
         description="Control whether kedro commands in this project send events.",
-        epilog="DO_NOT_TRACK=1 turns telemetry off everywhere.\n"
-        f"{PREVIEW}=1 kedro info shows an event and sends nothing.",
+        epilog="The environment variable DO_NOT_TRACK=1 turns telemetry off everywhere.\n"
+        f"To see an event without sending it: {PREVIEW}=1 kedro info",
         formatter_class=RawDescriptionHelpFormatter,
     )
     actions = parser.add_subparsers(dest="action", metavar="COMMAND", required=True)
-    actions.add_parser(
-        "status",
-        help="show whether telemetry is on here, and why"
-        " (exit status: 0 off, 1 on, 2 error)",
-    )
-    actions.add_parser("allow", help="turn it on for this project (writes .telemetry)")
-    actions.add_parser("deny", help="turn it off for this project (writes .telemetry)")
-    actions.add_parser("forget", help="delete the salt: later events get new hashes")
+    for name, text in (
+        ("status", "show whether telemetry is on here (exit status: 0 off, 1 on)"),
+        ("allow", "turn it on for this project (writes .telemetry)"),
+        ("deny", "turn it off for this project (writes .telemetry)"),
+        ("forget", "delete the salt: later events get new hashes"),
+    ):
+        actions.add_parser(name, help=text, description=text)
     action = parser.parse_args(arguments).action
     try:
         if action == "status":
