@@ -1281,7 +1281,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(
         prog="kedro-telemetry",
         description="Control whether kedro commands in this project send events.",
-        epilog="The environment variable DO_NOT_TRACK=1 turns telemetry off everywhere.\n"
+        epilog="DO_NOT_TRACK=1 in the environment turns telemetry off everywhere.\n"
         f"To see an event without sending it: {PREVIEW}=1 kedro info",
         formatter_class=RawDescriptionHelpFormatter,
     )
