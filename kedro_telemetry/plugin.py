@@ -582,15 +582,17 @@ def is_tracked_by_git(project: str) -> bool:
         folder = find_git_folder(top)
         if folder is None or not (folder / "index").exists():  # nothing is tracked yet
             continue
-        data = read_file(str(folder / "index"), MAX_INDEX)
-        for path in read_git_index(data):
-            # In any spelling: macOS and Windows take `.Telemetry` for the same file.
-            if path.lower().endswith(b".telemetry"):
+        for path in read_git_index(read_file(str(folder / "index"), MAX_INDEX)):
+            # In any case: macOS and Windows take `.Telemetry` for the same file.
+            if path[-10:].lower() == b".telemetry":
                 parent, _, name = os.fsdecode(path).rpartition("/")
-                same = (top / parent).is_dir() and (top / parent).samefile(project)
-                if same and name.lower() == ".telemetry":
+                if name.lower() == ".telemetry" and is_same(top / parent, project):
                     return True
     return False
+
+
+def is_same(folder: Path, project: str) -> bool:
+    return folder.is_dir() and folder.samefile(project)
 
 
 def find_git_folder(top: Path) -> Path | None:
@@ -688,16 +690,20 @@ class Decision:
 def decide(project: str | None) -> Decision:
     """Decide whether a command in this project folder may send an event, and why.
 
-    Any error counts as a no. Only a trusted `.telemetry` gives ON.
+    The first rule that applies decides. The letters are those in SECURITY.md. Any error
+    counts as a no.
     """
+    # a, b: somebody has turned it off, or no person is there
     for name in (*SWITCHES, *CI_VARIABLES):
         if os.environ.get(name):
             return Decision(OFF, f"the environment variable {name} is set")
     if is_completing():
         return Decision(OFF, "shell completion is running")
+    # c: no project
     if project is None:
         return Decision(OFF, "not in a Kedro project")
 
+    # e, f: there is an answer; g, h: there is none
     try:
         data = read_own_file(
             os.path.join(project, ".telemetry"), MAX_CONSENT, WRITABLE_BY_OTHERS
@@ -714,6 +720,7 @@ def decide(project: str | None) -> Decision:
     except (OSError, ValueError) as error:
         return Decision(OFF, f".telemetry is ignored: {describe(error)}")
 
+    # d: the last to be checked, because it takes the longest
     try:
         if is_tracked_by_git(project):
             return Decision(
@@ -1009,14 +1016,17 @@ def find_obstacle() -> str | None:
 
 
 def sender_environment() -> dict[str, str]:
-    variables = {name: os.environ.get(name, "") for name in SENDER_VARIABLES}
-    # The sender runs in another folder, so relative paths would not be found.
+    variables = {}
+    for name in SENDER_VARIABLES:
+        if name in os.environ:
+            variables[name] = os.environ[name]
+    # The sender runs in another folder, where relative paths would lead elsewhere.
     for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
-        paths = variables[name].split(os.pathsep)
-        variables[name] = os.pathsep.join(
-            os.path.abspath(path) for path in paths if path
-        )
-    return {name: value for name, value in variables.items() if value}
+        paths = variables.pop(name, "").split(os.pathsep)
+        absolute = [os.path.abspath(path) for path in paths if path]
+        if absolute:
+            variables[name] = os.pathsep.join(absolute)
+    return variables
 
 
 def start_sender(message: bytes) -> None:
@@ -1101,7 +1111,10 @@ def prepare(metadata: Any, args: Sequence[str]) -> Command:
 
 def is_run_of(command: Command, run_params: Mapping[str, Any]) -> bool:
     """Return whether this is the run of that `kedro run`, not some other session."""
-    if command.args[:1] != ["run"] or {"--help", "-h"} & set(command.args):
+    if command.args[:1] != ["run"]:
+        return False
+    # In a script, `kedro run --help` returns without a call of `after_command_run`.
+    if "--help" in command.args or "-h" in command.args:
         return False
     return Path(run_params["project_path"]) == Path(command.metadata.project_path)
 
