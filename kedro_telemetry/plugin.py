@@ -690,20 +690,20 @@ class Decision:
 def decide(project: str | None) -> Decision:
     """Decide whether a command in this project folder may send an event, and why.
 
-    The first rule that applies decides. The letters are those in SECURITY.md. Any error
+    The first rule that applies decides. SECURITY.md has the same numbers. Any error
     counts as a no.
     """
-    # a, b: somebody has turned it off, or no person is there
+    # Rules 1 and 2: somebody has turned it off, or it is a CI system or a shell's Tab.
     for name in (*SWITCHES, *CI_VARIABLES):
         if os.environ.get(name):
             return Decision(OFF, f"the environment variable {name} is set")
     if is_completing():
         return Decision(OFF, "shell completion is running")
-    # c: no project
+    # Rule 3.
     if project is None:
         return Decision(OFF, "not in a Kedro project")
 
-    # e, f: there is an answer; g, h: there is none
+    # Rules 4 and 6: there is an answer. Rules 7 and 8: there is none.
     try:
         data = read_own_file(
             os.path.join(project, ".telemetry"), MAX_CONSENT, WRITABLE_BY_OTHERS
@@ -720,7 +720,7 @@ def decide(project: str | None) -> Decision:
     except (OSError, ValueError) as error:
         return Decision(OFF, f".telemetry is ignored: {describe(error)}")
 
-    # d: the last to be checked, because it takes the longest
+    # Rule 5 is checked only if something could still be sent: it takes the longest.
     try:
         if is_tracked_by_git(project):
             return Decision(
