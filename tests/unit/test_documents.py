@@ -55,7 +55,7 @@ def test_the_readme_shows_a_real_request() -> None:
     body = plugin.build_event(json.dumps(event["properties"]).encode())
     assert json.loads(body) == event
     headers = plugin.request_headers(plugin.DEFAULT_ENDPOINT, body)
-        lines = [f"\n{name}: {value}" for name, value in headers.items()]
+    lines = [f"\n{name}: {value}" for name, value in headers.items()]
     assert block(text, "http") == f"POST {plugin.DEFAULT_ENDPOINT}{''.join(lines)}"
 
 
