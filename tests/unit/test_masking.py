@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import support
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kedro import __version__ as kedro_version
 
 from kedro_telemetry.plugin import COMMANDS, MASK, MAX_WORDS, mask_command
 
@@ -152,14 +152,7 @@ def test_the_vocabulary_has_every_command_and_option_of_the_installed_kedro(
     tmp_path: Path,
 ) -> None:
     """And agrees with Kedro on which options take a value."""
-    (tmp_path / "pyproject.toml").write_text(
-        '[tool.kedro]\npackage_name = "bare"\nproject_name = "bare"\n'
-        f'kedro_init_version = "{kedro_version}"\n'
-    )
-    package = tmp_path / "src" / "bare"
-    package.mkdir(parents=True)
-    for module in ("__init__.py", "settings.py", "pipeline_registry.py"):
-        (package / module).touch()
+    support.make_bare_project(tmp_path)
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", WALK],
         cwd=tmp_path,

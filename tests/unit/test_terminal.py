@@ -206,7 +206,9 @@ def test_any_other_text_is_not_an_answer(
     asked = Asked(tmp_path, keyboard, keys)
     assert not asked.agreed
     assert asked.saved is None
-    assert "You will be asked again" in asked.shown.getvalue()
+    newline = "" if keys.endswith(b"\n") else "\n"  # the terminal shows the other one
+    shown = asked.shown.getvalue().partition(plugin.PROMPT)[2]
+    assert shown.startswith(f"{newline}No valid answer")
 
 
 @pytest.mark.parametrize("keys", [b"", b"y"])
@@ -230,15 +232,14 @@ def test_an_answer_that_cannot_be_saved_counts_for_this_command(
     assert asked.saved is None
 
 
-def test_ctrl_c_saves_nothing(
-    keyboard: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("keyboard")
+def test_ctrl_c_saves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(plugin, "read_key", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        Asked(tmp_path, keyboard, b"")
+        plugin.ask(str(tmp_path))
     assert os.listdir(tmp_path) == []
 
 
@@ -251,7 +252,7 @@ def test_the_question_names_everything_in_eight_lines(
     assert max(map(len, lines)) <= 80
     text = " ".join(lines)
     for words in (
-        *("user name", "package name", "command with all values masked", "hashes"),
+        *("command, all values masked", "hashes", "user name", "package name"),
         *("versions of Kedro, this plugin and Python", "operating system", "tools"),
         *("example pipeline", "numbers of datasets, nodes and pipelines"),
         *(plugin.DEFAULT_ENDPOINT, ".telemetry", "Enter means no"),
@@ -266,8 +267,9 @@ def test_the_question_names_everything_in_eight_lines(
 class Console:
     """Windows' module for its console, as far as it is used."""
 
-    def __init__(self, keys: str = "") -> None:
-        self.keys = list(keys)
+    def __init__(self) -> None:
+        self.keys: list[str] = []
+        self.echo = ""
 
     def kbhit(self) -> bool:
         return bool(self.keys)
@@ -275,7 +277,12 @@ class Console:
     def getwch(self) -> str:
         return self.keys.pop(0)
 
-    getwche = getwch
+    def getwche(self) -> str:
+        self.echo += self.keys[0]
+        return self.getwch()
+
+    def putwch(self, key: str) -> None:
+        self.echo += key
 
     def get_osfhandle(self, descriptor: int) -> int:
         return descriptor + 1000
@@ -334,13 +341,14 @@ def test_windows_asks_where_all_streams_are_consoles(
 
 @pytest.mark.parametrize(
     ("keys", "line"),
-    [("y\r", "y\n"), ("no\rx", "no\n"), ("\x1a", ""), ("y\x1a\r", "y"), ("y", None)],
+    [("y\r", "y\n"), ("no\rx", "no\n"), ("\x1a", ""), ("y\x1a", "y"), ("y", None)],
 )
 def test_windows_reads_a_line(keys: str, line: str | None, windows: Windows) -> None:
     windows.console.keys = list(keys)
     start = time.monotonic()
     assert windows.plugin.read_line(0.2) == line
     assert (time.monotonic() - start >= 0.2) == (line is None)
+    assert windows.console.echo.endswith("\r\n" if "\n" in str(line) else keys[-1])
 
 
 def test_windows_passes_ctrl_c(windows: Windows) -> None:

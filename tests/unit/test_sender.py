@@ -1,0 +1,94 @@
+"""The sender, in processes in which its lines are counted.
+
+`python -I -S` counts none, so `coverage run` starts the file here. The system tests
+start it as it is started for real.
+"""
+
+from __future__ import annotations
+
+import base64
+import socket
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import coverage
+import support
+
+MESSAGE = (
+    b'{"username": "0123456789abcdef0123456789abcdef", "command": "kedro run *****",'
+    b' "telemetry_version": "1.1.0+hardened", "os": "linux", "secret": 1}'
+)
+
+
+def send(message: bytes, folder: Path, **variables: str) -> int:
+    """Run the sender, and return its exit status."""
+    suite = coverage.Coverage.current()
+    data_file = suite.config.data_file if suite else folder / ".coverage"
+    command = [sys.executable, "-m", "coverage", "run", f"--data-file={data_file}"]
+    return subprocess.run(
+        [*command, "--parallel-mode", str(support.PLUGIN)],
+        input=message,
+        env=variables,
+        cwd=support.ROOT,
+        capture_output=True,
+        timeout=30,
+    ).returncode
+
+
+def keep_and_close(connection: socket.socket, collector: support.Collector) -> None:
+    collector.requests.append(connection.recv(65536))
+
+
+def test_the_sender_posts_one_event_or_nothing(
+    collector: support.Collector, tmp_path: Path
+) -> None:
+    url = "https://192.0.2.1/x"
+    with (
+        support.collecting(keep_and_close) as plain,
+        support.collecting(keep_and_close) as proxy,
+        support.collecting(keep_and_close) as secret_proxy,
+        ThreadPoolExecutor() as pool,
+    ):
+        statuses = pool.map(
+            lambda run: send(run[0], tmp_path, **run[1]),
+            [
+                (MESSAGE, {"KEDRO_TELEMETRY_ENDPOINT": collector.url}),
+                (b"{}", {"KEDRO_TELEMETRY_ENDPOINT": collector.url}),
+                (MESSAGE, {"KEDRO_TELEMETRY_ENDPOINT": "nowhere"}),
+                (
+                    MESSAGE,
+                    {"KEDRO_TELEMETRY_ENDPOINT": f"https://127.0.0.1:{plain.port}/x"},
+                ),
+                (
+                    MESSAGE,
+                    {
+                        "KEDRO_TELEMETRY_ENDPOINT": url,
+                        "HTTPS_PROXY": f"127.0.0.1:{proxy.port}",
+                    },
+                ),
+                (
+                    MESSAGE,
+                    {
+                        "KEDRO_TELEMETRY_ENDPOINT": url,
+                        "ALL_PROXY": f"http://ada:s3c%20ret@127.0.0.1:{secret_proxy.port}",
+                    },
+                ),
+            ],
+        )
+        assert [status == 0 for status in statuses] == [True, *[False] * 5]
+        (event,) = collector.wait()
+        assert event["properties"].keys() == {
+            *("username", "command", "telemetry_version", "os")
+        }
+        (hello,) = plain.requests
+        assert hello.startswith(b"\x16\x03"), "a handshake of TLS"
+        assert b"kedro run" not in hello
+        (tunnel,) = proxy.requests
+        assert tunnel.startswith(b"CONNECT 192.0.2.1:443 HTTP/1.")
+        assert b"Authorization" not in tunnel
+        (tunnel,) = secret_proxy.requests
+        credentials = base64.b64encode(b"ada:s3c ret")
+        assert b"\r\nProxy-Authorization: Basic %b\r\n" % credentials in tunnel
+        assert b"kedro" not in tunnel.replace(b"kedro-telemetry/", b"")
