@@ -1,18 +1,22 @@
 """Opt-in usage telemetry for Kedro: the complete plugin, to be read downwards.
 
-1. Nothing is sent unless a person agreed in this project: see `decide` and `ask`.
+1. Nothing is sent unless the project's `.telemetry` says yes. It must be the user's own
+   file, which git does not track (`decide`). A yes to the question (`ask`) writes it.
 2. A `kedro` command sends at most one event. It has the fields in FIELDS and no others,
    each in its fixed format. `build_event` checks this in the process that sends.
-3. Every value on a command line is masked. Only the names in COMMANDS are sent.
+3. Every value on a command line is masked. Only the names in COMMANDS, --help and
+   --version are sent.
 4. User and package names are sent as hashes, with a secret salt as their key.
 5. Only the sender opens a network connection. It is a second process that runs this
    file as far as THE WALL. It is given one small message and a few environment
    variables. It posts once, to one address, and ends within five seconds.
 6. The `kedro` process never waits for the sender. An error in this file means that
    nothing is sent; it never breaks a command.
-7. Two files are written: the answer (`.telemetry` in the project) and the salt.
+7. On disk are the answer (`.telemetry` in the project) and this month's salt, in a
+   folder that is made for it. Salts of past months are deleted.
 
 Not protected against: code that runs as the user, which could send anything anyway.
+On Windows, the owner and the permissions of files are not checked.
 SECURITY.md names the tests for each of these points.
 """
 
@@ -24,7 +28,7 @@ import time
 
 # Other modules are imported in the functions that use them. The sender must load next
 # to nothing before its pause, and `kedro` should load nothing while telemetry is off.
-if __name__ != "__main__":  # for annotations, which the sender does not evaluate
+if __name__ != "__main__":  # only for annotations, which Python does not evaluate here
     from collections.abc import Iterator, Mapping, Sequence
     from typing import Any, Final
 
@@ -40,7 +44,7 @@ MAX_URL: Final = 200  # characters
 MAX_WORDS: Final = 32  # words of a command, `kedro` included
 
 # The sender's time, in seconds.
-PAUSE: Final = 0.5  # lets the command finish first, on a single core as well
+PAUSE: Final = 0.5  # lets a command that ends finish first, also on a single core
 CONNECTION_TIMEOUT: Final = 1.5  # for each address of the collector, and each read
 LIFETIME: Final = 4.5  # from start to end, whatever happens
 
@@ -51,7 +55,7 @@ MASK: Final = "*****"
 
 # The public commands of Kedro 0.18 to 1.7, its official plugins and kedro-mlflow:
 # "command": ("options that take a value", "options that take none")
-# Every command also has the options --help and -h.
+# Every command also has --help, and -h unless the table gives -h a value.
 COMMANDS: Final = {
     "activate-nbstripout": ("", "--verbose -v"),
     "airflow create": (
@@ -181,11 +185,16 @@ def mask_command(args: Sequence[str]) -> str:
 
 
 def find_command(args: Sequence[str]) -> str:
-    """Return the longest public command that the arguments start with, or ""."""
+    """Return the longest command, or group of commands, that the arguments start with.
+
+    Returns "" if they start with none.
+    """
     command = ""
     for arg in args[:3]:  # no command has more words
+        if arg == "" or " " in arg:  # one argument is at most one word of a command
+            break
         longer = f"{command} {arg}" if command else arg
-        if arg == "" or " " in arg or not (longer in COMMANDS or is_group(longer)):
+        if longer not in COMMANDS and not is_group(longer):
             break
         command = longer
     return command
@@ -272,13 +281,13 @@ def endpoint() -> str:
     if not url.isascii() or not url.isprintable() or set(url) & set(" \\%#"):
         raise ValueError(f"{ENDPOINT} has a character that is not allowed")
     if "@" in url:
-        raise ValueError(f"{ENDPOINT} must not have a user name, password or @")
+        raise ValueError(f"{ENDPOINT} must not contain a user name, a password or @")
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
     except ValueError:
         raise ValueError(f"{ENDPOINT} has an invalid host or port") from None
-    # urllib connects to the text between the slashes, so it must be just these two.
+    # urllib connects to all of `netloc`, so it must be the host and the port, no more.
     authority = f"[{host}]" if ":" in host else host
     if port is not None:
         authority += f":{port}"
@@ -315,9 +324,9 @@ def find_proxy(url: str) -> str | None:
     host = parts.hostname or ""
     if host == "localhost" or is_loopback_address(host):
         return None
-    exceptions = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
-    for exception in exceptions.lower().split(","):
-        name = exception.strip().lstrip(".")
+    no_proxy = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    for entry in no_proxy.lower().split(","):
+        name = entry.strip().lstrip(".")
         if name == "*" or name in (host, parts.netloc.lower()):
             return None
         if name and host.endswith(f".{name}"):
@@ -330,18 +339,22 @@ def find_proxy(url: str) -> str | None:
 
 
 def parse_proxy(variable: str, proxy: str) -> str:
+    """Return a proxy without its scheme, and with a port. Raises ValueError."""
     from urllib.parse import urlsplit
 
-    scheme, _, rest = proxy.rpartition("://")
-    if scheme.lower() not in ("", "http"):
+    scheme, authority = "http", proxy
+    if "://" in proxy:
+        scheme, _, authority = proxy.partition("://")
+    if scheme.lower() != "http":
         raise ValueError(f"{variable} is not an http:// proxy")
-    authority = rest.partition("/")[0]
+    authority = authority.removesuffix("/")
     try:
         parts = urlsplit(f"//{authority}")
         host, port = parts.hostname, parts.port
     except ValueError:
         host, port = None, None
-    if not host or not proxy.isprintable() or " " in proxy:
+    is_clean = proxy.isprintable() and not set(authority) & set(" /?#")
+    if not host or port == 0 or not is_clean:
         raise ValueError(f"{variable} has an invalid host or port")
     return authority if port else f"{authority.removesuffix(':')}:80"
 
@@ -367,7 +380,7 @@ def send() -> None:
     """Post the event on standard input. An error ends the process; nobody sees it."""
     import faulthandler
 
-    # The only timer in the standard library that also ends a name look-up.
+    # Ends the process on every platform, also in the middle of a name look-up.
     faulthandler.dump_traceback_later(LIFETIME, exit=True)
     time.sleep(PAUSE)
 
@@ -388,11 +401,12 @@ def send() -> None:
     else:
         opener.add_handler(request.HTTPHandler())
     proxy = find_proxy(url)
-    if proxy:
+    if proxy:  # then the URL is https: the proxy sees the host and encrypted bytes
         credentials, _, address = proxy.rpartition("@")
-        post.set_proxy(address, "http")  # a tunnel: the proxy sees only the host
+        post.set_proxy(address, "http")
         if credentials:
-            basic = b64encode(unquote_to_bytes(credentials)).decode("ascii")
+            user, _, password = credentials.partition(":")
+            basic = b64encode(unquote_to_bytes(f"{user}:{password}")).decode("ascii")
             post.add_header("Proxy-Authorization", f"Basic {basic}")
     opener.open(post, timeout=CONNECTION_TIMEOUT)
 
@@ -433,8 +447,8 @@ def read_file(path: str, limit: int) -> bytes:
 def read_own_file(path: str, limit: int, refused_mode: int) -> bytes:
     """Return the content of a file like `read_file`, but only of the user's own file.
 
-    It must not be a symbolic link, must belong to the user, and must have none of these
-    mode bits. On Windows, only the link is checked. Raises OSError.
+    It must not be a symbolic link, must belong to the user, and must have no bit of
+    `refused_mode`. On Windows, owner and mode are not checked. Raises OSError.
     """
     if os.path.islink(path):
         raise PermissionError("it is a symbolic link")
@@ -445,7 +459,7 @@ def read_own_file(path: str, limit: int, refused_mode: int) -> bytes:
             if found.st_uid != os.geteuid():
                 raise PermissionError("it belongs to another user")
             if found.st_mode & refused_mode:
-                raise PermissionError("others can write to it (chmod go-w)")
+                raise PermissionError("others have access to it (chmod go-w)")
         return file.read(found.st_size)
 
 
@@ -549,10 +563,10 @@ def can_ask() -> bool:
 
 
 def read_line(seconds: float) -> str | None:
-    """Return a line with its newline, without it at the end of input, or None.
+    """Return the line that is typed, or None if it is not complete in time.
 
-    None means that the line is not complete in time. The terminal is read by the byte,
-    past Python's own buffer, so that nothing after the line is taken.
+    It ends with a newline, unless the input ends before. Bytes are read one by one and
+    not through Python's buffer, so that what follows stays for the next program.
     """
     end = time.monotonic() + seconds
     line = ""
@@ -580,9 +594,13 @@ def is_tracked_by_git(project: str) -> bool:
     project = os.path.realpath(project)
     for top in (Path(project), *Path(project).parents):
         folder = find_git_folder(top)
-        if folder is None or not (folder / "index").exists():  # nothing is tracked yet
+        if folder is None:
             continue
-        for path in read_git_index(read_file(str(folder / "index"), MAX_INDEX)):
+        try:
+            index = read_file(str(folder / "index"), MAX_INDEX)
+        except FileNotFoundError:  # a repository in which nothing was added yet
+            continue
+        for path in read_git_index(index):
             # In any case: macOS and Windows take `.Telemetry` for the same file.
             if path[-10:].lower() == b".telemetry":
                 parent, _, name = os.fsdecode(path).rpartition("/")
@@ -612,49 +630,62 @@ def find_git_folder(top: Path) -> Path | None:
     return folder
 
 
-def read_git_index(data: bytes) -> Iterator[bytes]:
+def read_git_index(index: bytes) -> Iterator[bytes]:
     """Yield the paths in a git index of version 2, 3 or 4 (see `man gitformat-index`).
 
     Raises ValueError or LookupError if any of it is not understood. A split or sparse
     index and one with SHA-256 object names are not.
     """
-    version = int.from_bytes(data[4:8], "big")
-    if data[:4] != b"DIRC" or version not in (2, 3, 4):
-        raise ValueError("unknown version of the index")
+    version = int.from_bytes(index[4:8], "big")
+    if index[:4] != b"DIRC" or version not in (2, 3, 4):
+        raise ValueError("unknown version")
     start = 12
     path = b""
-    for _ in range(int.from_bytes(data[8:12], "big")):
-        # 40 bytes of file status, 20 of object name, 2 of flags, perhaps 2 more.
-        is_extended = data[start + 60] & 0x40
-        position = start + (64 if is_extended else 62)
+    for _ in range(int.from_bytes(index[8:12], "big")):
+        # An entry: 40 bytes of file status, 20 of object name, 2 of flags. A flag, the
+        # bit 0x40 here, tells that 2 more bytes of flags follow. Then comes the path.
+        position = start + 62
+        if index[start + 60] & 0x40:
+            position += 2
         if version == 4:
-            # A number: how many bytes of the path before are replaced at its end.
-            byte = data[position]
-            position += 1
-            replaced = byte & 0x7F
-            while byte & 0x80:
-                byte = data[position]
-                position += 1
-                replaced = ((replaced + 1) << 7) + (byte & 0x7F)
-            kept = path[: len(path) - replaced]
+            # The path begins like the one before it, less so many bytes at the end.
+            less, position = read_number(index, position)
+            if less > len(path):
+                raise ValueError("damaged path")
+            path = path[: len(path) - less]
         else:
-            kept = b""
-        end = data.index(b"\0", position)
-        path = kept + data[position:end]
+            path = b""
+        end = index.index(b"\0", position)
+        path += index[position:end]
         if len(path) > MAX_PATH:
-            raise ValueError("a path in the index is too long")
+            raise ValueError("damaged path")
         yield path
-        # Versions 2 and 3 fill each entry with 1 to 8 NULs, up to a multiple of 8.
-        start = end + 1 if version == 4 else start + ((end - start) // 8 + 1) * 8
+        if version == 4:
+            start = end + 1
+        else:  # 1 to 8 NULs fill the entry up to a multiple of 8 bytes
+            start += (end - start) // 8 * 8 + 8
     # Extensions follow, then a checksum of 20 bytes. An extension whose name begins
     # with a small letter changes what the entries mean.
-    checksum = len(data) - 20
+    checksum = len(index) - 20
     while start < checksum:
-        if not data[start : start + 1].isupper():
-            raise ValueError("unknown extension of the index")
-        start += 8 + int.from_bytes(data[start + 4 : start + 8], "big")
+        if not index[start : start + 1].isupper():
+            raise ValueError("unknown extension")
+        start += 8 + int.from_bytes(index[start + 4 : start + 8], "big")
     if start != checksum:
-        raise ValueError("the index does not end where it should")
+        raise ValueError("it does not end where it should")
+
+
+def read_number(data: bytes, position: int) -> tuple[int, int]:
+    """Return a number in git's "offset encoding", and the position after it.
+
+    Each byte has 7 bits of it. Its highest bit tells that another byte follows, for
+    which git adds 1.
+    """
+    number = data[position] & 0x7F
+    while data[position] & 0x80:
+        position += 1
+        number = ((number + 1) << 7) + (data[position] & 0x7F)
+    return number, position + 1
 
 
 # --- Consent: whether anything is sent ---
@@ -718,7 +749,7 @@ def decide(project: str | None) -> Decision:
             )
         answer = Decision(ASK, "no answer is saved yet")
     except (OSError, ValueError) as error:
-        return Decision(OFF, f".telemetry is ignored: {describe(error)}")
+        return Decision(OFF, f".telemetry is not trusted: {describe(error)}")
 
     # Rule 5 is checked only if something could still be sent: it takes the longest.
     try:
@@ -726,10 +757,8 @@ def decide(project: str | None) -> Decision:
             return Decision(
                 OFF, "git tracks .telemetry, so it may be somebody else's answer"
             )
-    except (OSError, ValueError, LookupError) as error:
-        return Decision(
-            OFF, f"cannot tell whether git tracks .telemetry: {describe(error)}"
-        )
+    except (OSError, ValueError, LookupError):
+        return Decision(OFF, "git's index cannot be read, so git may track .telemetry")
     return answer
 
 
@@ -767,11 +796,11 @@ def parse_consent(data: bytes) -> bool:
 
 ANSWER_SECONDS: Final = 30
 QUESTION: Final = """\
-Kedro's maintainers would like to know how Kedro is used. If you agree, each
-`kedro` command here sends one event to {url}.
-It contains the command, all values masked; hashes of your user name and package
-name; the versions of Kedro, this plugin and Python; the operating system; the
-project's tools, and whether it has an example pipeline; and the numbers of
+Kedro usage telemetry: if you agree, each `kedro` command in this project sends
+one event to {url}
+It contains the command with every value masked; hashes of your user name and
+package name; the versions of Kedro, Python and this plugin; the operating
+system; the project's tools and whether it has an example pipeline; counts of
 datasets, nodes and pipelines. See one: KEDRO_TELEMETRY_PREVIEW=1 kedro info
 Your answer is saved in .telemetry. Enter means no. Undo: kedro-telemetry deny
 """
@@ -787,9 +816,8 @@ def ask(project: str) -> bool:
     sys.stderr.flush()
     line = read_line(ANSWER_SECONDS)
     if line is None:
-        sys.stderr.write(
-            "\nNo answer: saved as a no. To change it: kedro-telemetry allow\n"
-        )
+        discard_input(sys.stdin.fileno())  # a part of a line
+        sys.stderr.write("\nNo answer, which means no. Undo: kedro-telemetry allow\n")
         agreed = False
     elif line.lower() in ("y\n", "yes\n"):
         agreed = True
@@ -799,7 +827,7 @@ def ask(project: str) -> bool:
         newline = "" if line.endswith("\n") else "\n"  # after the end of input
         sys.stderr.write(f"{newline}No valid answer, so nothing is sent this time.\n")
         return False
-    with suppress(OSError):  # then the answer holds for this command only
+    with suppress(OSError):  # then the answer counts for this command only
         write_new_file(os.path.join(project, ".telemetry"), consent_text(agreed), 0o644)
     return agreed
 
@@ -818,7 +846,7 @@ def salt_folder() -> str | None:
     """
     if sys.platform == "win32":
         home = os.environ.get("LOCALAPPDATA", "")
-        folder = os.path.join(home, "kedro", "kedro")
+        folder = os.path.join(home, "kedro", "kedro")  # appdirs: author, then name
     elif sys.platform == "darwin":
         home = os.environ.get("HOME", "")
         folder = os.path.join(home, "Library", "Application Support", "kedro")
@@ -831,13 +859,8 @@ def salt_folder() -> str | None:
 
 
 def salt_name() -> str:
-    """Return the name of this month's salt (UTC)."""
+    """Return the name of this month's salt (UTC). Past months sort before it."""
     return time.strftime("telemetry.salt.%Y-%m", time.gmtime())
-
-
-def is_salt(name: str) -> bool:
-    """Return whether a file has the name of a salt, of version 1.0.0 as well."""
-    return name == "telemetry.salt" or name.startswith("telemetry.salt.")
 
 
 def read_salt() -> bytes | None:
@@ -854,23 +877,29 @@ def read_salt() -> bytes | None:
     return salt if len(salt) == 32 else None
 
 
-def get_salt() -> bytes:
-    """Return this month's salt. Stores a new one if there is none, and deletes others.
+def prepare_salt() -> bytes:
+    """Return this month's salt, stored if it is new. Delete the salts of past months.
 
-    Where it cannot be stored safely, it is a salt for this event alone.
+    Where it cannot be stored safely, it is a salt for this event only.
     """
-    salt = os.urandom(32)
+    new = os.urandom(32)
     folder = salt_folder()
     if folder is None:
-        return salt
+        return new
     with suppress(OSError):
         make_own_folder(folder)
-        for name in os.listdir(folder):
-            if is_salt(name) and not name.startswith(salt_name()):
-                os.unlink(os.path.join(folder, name))
+        delete_past_salts(folder)
         if read_salt() is None:
-            store_salt(os.path.join(folder, salt_name()), salt)
-    return read_salt() or salt
+            store_salt(os.path.join(folder, salt_name()), new)
+    return read_salt() or new
+
+
+def delete_past_salts(folder: str) -> None:
+    for name in os.listdir(folder):
+        # The salt of version 1.0.0 is `telemetry.salt`.
+        if name.startswith("telemetry.salt") and name < salt_name():
+            with suppress(OSError):  # another command may have been first
+                os.unlink(os.path.join(folder, name))
 
 
 def make_own_folder(folder: str) -> None:
@@ -892,7 +921,7 @@ def make_own_folder(folder: str) -> None:
 
 def store_salt(path: str, salt: bytes) -> None:
     """Store a salt, unless another command was first. Raises OSError."""
-    if os.path.lexists(path) and read_salt() is None:  # it is damaged
+    if os.path.lexists(path) and read_salt() is None:  # it cannot be trusted
         os.unlink(path)
     draft = f"{path}.{os.urandom(8).hex()}"
     write_new_file(draft, salt.hex(), 0o600)
@@ -919,9 +948,10 @@ def login_name() -> str:
 
 
 def hash_name(name: str, field: str, salt: bytes) -> str:
-    """Return a keyed BLAKE2b hash (RFC 7693) of 128 bits, as 32 hexadecimal digits.
+    """Return a keyed BLAKE2b hash of 128 bits, as 32 hexadecimal digits.
 
-    The same name has different hashes in different fields.
+    The field is BLAKE2's "personalization", so that a name has different hashes in
+    different fields. See https://www.blake2.net/blake2.pdf for both.
     """
     from hashlib import blake2b
 
@@ -931,7 +961,7 @@ def hash_name(name: str, field: str, salt: bytes) -> str:
 
 
 def round_count(count: int) -> int:
-    """Return the count with two significant digits, so that it identifies nobody."""
+    """Return the count with two significant digits: it then says less of a project."""
     return count if count < 100 else round(count, 2 - len(str(count)))
 
 
@@ -949,11 +979,11 @@ def count_objects(run_params: Mapping[str, Any], catalog: Any) -> dict[str, int]
     with suppress(Exception):
         from kedro.framework.project import pipelines
 
+        # Kedro has loaded all pipelines only if the run names none of them.
         selected = run_params.get("pipeline_names") or run_params.get("pipeline_name")
-        is_whole_project = selected in (None, [], ["__default__"], "__default__")
-        # Kedro 1.7 may load only the pipelines that were named.
-        is_partial = getattr(pipelines, "_requested_pipelines", None)
-        if is_whole_project and not is_partial and pipelines._is_data_loaded:
+        names_none = selected in (None, [], ["__default__"], "__default__")
+        requested = getattr(pipelines, "_requested_pipelines", None)  # Kedro 1.7
+        if names_none and not requested and pipelines._is_data_loaded:
             nodes = pipelines["__default__"]._nodes_by_name
             counts["number_of_nodes"] = len(nodes)
             counts["number_of_pipelines"] = len(pipelines)
@@ -968,6 +998,7 @@ def build_message(
     `metadata` is Kedro's ProjectMetadata, or None outside of a project.
     """
     package = getattr(metadata, "package_name", None)
+    # A list, or its text: "['Linting', 'Testing']". Only the names in TOOL are taken.
     tools = str(getattr(metadata, "tools", None))
     os_name = sys.platform if sys.platform in ("linux", "darwin", "win32") else "other"
     values = {
@@ -986,6 +1017,8 @@ def build_message(
 
 
 # --- Starting the sender ---
+
+sender_ids: list[int] = []  # of senders that may still run, or have not been reaped
 
 # Debuggers and profilers that take over every process that is started.
 TRACERS: Final = ("debugpy", "pydevd", "_pydevd_bundle", "viztracer", "scalene")
@@ -1021,19 +1054,22 @@ def sender_environment() -> dict[str, str]:
         if name in os.environ:
             variables[name] = os.environ[name]
     # The sender runs in another folder, where relative paths would lead elsewhere.
-    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
-        paths = variables.pop(name, "").split(os.pathsep)
-        absolute = [os.path.abspath(path) for path in paths if path]
-        if absolute:
-            variables[name] = os.pathsep.join(absolute)
+    if variables.get("SSL_CERT_FILE"):
+        variables["SSL_CERT_FILE"] = os.path.abspath(variables["SSL_CERT_FILE"])
+    if variables.get("SSL_CERT_DIR"):
+        folders = variables["SSL_CERT_DIR"].split(os.pathsep)
+        absolute = [os.path.abspath(folder) for folder in folders if folder]
+        variables["SSL_CERT_DIR"] = os.pathsep.join(absolute)
     return variables
 
 
 def start_sender(message: bytes) -> None:
     """Start a sender with this message. Does not wait for it."""
     import subprocess
-    import warnings
 
+    if len(message) > MAX_MESSAGE:  # to write it would have to wait for the sender
+        raise ValueError("the message is too long")
+    reap_senders()
     creation_flags = 0
     if sys.platform == "win32":
         creation_flags = subprocess.CREATE_NO_WINDOW
@@ -1047,14 +1083,24 @@ def start_sender(message: bytes) -> None:
         start_new_session=True,
         creationflags=creation_flags,
     )
-    assert sender.stdin
+    sender_ids.append(sender.pid)
+    sender.returncode = 0  # else Python warns at exit that the sender still runs
+    assert sender.stdin  # for the type checker: it is a pipe
     with sender.stdin as pipe:
         pipe.write(message)
-    # Python would warn that the sender still runs, which it should. It reaps the sender
-    # when the next process is started.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        del sender
+
+
+def reap_senders() -> None:
+    """Reap the senders that have ended, so that they do not remain as zombies."""
+    if sys.platform == "win32":
+        return
+    for process_id in sender_ids[:]:
+        try:
+            ended, _ = os.waitpid(process_id, os.WNOHANG)
+        except ChildProcessError:  # somebody else has reaped it
+            ended = process_id
+        if ended:
+            sender_ids.remove(process_id)
 
 
 # --- The hooks, which Kedro calls. It does not guard them against errors ---
@@ -1083,9 +1129,12 @@ class TelemetryHook:
 
     @HookimplMarker("kedro")
     def before_pipeline_run(self, run_params: Mapping[str, Any], catalog: Any) -> None:
-        with suppress(Exception):  # an error means that the run has no counts
+        counts = None
+        with suppress(Exception):  # an error means that this is not the command's run
             if self.command and is_run_of(self.command, run_params):
-                self.finish(count_objects(run_params, catalog))
+                counts = count_objects(run_params, catalog)
+        if counts is not None:
+            self.finish(counts)
 
     @HookimplMarker("kedro_cli")
     def after_command_run(self) -> None:
@@ -1099,14 +1148,19 @@ class TelemetryHook:
                 report(command, counts)
 
 
-def prepare(metadata: Any, args: Sequence[str]) -> Command:
-    """Decide about a command when it starts, and ask if there is no answer yet."""
+def prepare(metadata: Any, args: Sequence[str]) -> Command | None:
+    """Decide about a command when it starts, and ask if there is no answer yet.
+
+    Returns None if there will be nothing to send or to show.
+    """
     project = str(metadata.project_path) if metadata else None
     decision = decide(project)
     if project and decision.state == ASK and find_obstacle() is None:
         state = ON if ask(project) else OFF
         decision = Decision(state, "this was the answer to the question")
-    return Command(args, metadata, decision)
+    if decision.state == ON or os.environ.get(PREVIEW):
+        return Command(args, metadata, decision)
+    return None
 
 
 def is_run_of(command: Command, run_params: Mapping[str, Any]) -> bool:
@@ -1127,7 +1181,8 @@ def report(command: Command, counts: Mapping[str, int]) -> None:
             message = build_message(command.args, command.metadata, counts, salt)
             sys.stderr.write(preview(command.decision, message))
     elif command.decision.state == ON and find_obstacle() is None:
-        start_sender(build_message(command.args, command.metadata, counts, get_salt()))
+        salt = prepare_salt()
+        start_sender(build_message(command.args, command.metadata, counts, salt))
 
 
 def preview(decision: Decision, message: bytes) -> str:
@@ -1139,12 +1194,14 @@ def preview(decision: Decision, message: bytes) -> str:
         f"Telemetry is {state}: {decision.reason}.",
     ]
     if read_salt() is None:
-        lines += ["The hashes are examples: the salt is created with the first event."]
+        lines += ["The hashes are examples, because no salt is stored yet."]
     try:
         url = endpoint()
         proxy = find_proxy(url)
     except ValueError as error:
-        return "\n".join([*lines, f"Not sent: {error}.", "", event.decode(), ""])
+        return "\n".join(
+            [*lines, f"It would not be sent: {error}.", "", event.decode(), ""]
+        )
     if proxy:
         lines += [f"It would go through the proxy {proxy.rpartition('@')[2]}."]
     lines += ["", f"POST {url}"]
@@ -1205,13 +1262,17 @@ def current_state(project: str | None) -> Decision:
 
 
 def show(*lines: str) -> None:
-    """Print lines. Escape what the output cannot encode or a terminal would obey."""
+    print("\n".join(escape(line) for line in lines))
+
+
+def escape(text: str) -> str:
+    """Escape what the output cannot encode, and what a terminal would obey."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    text = "\n".join(lines).encode(encoding, "backslashreplace").decode(encoding)
-    for char in set(text) - {"\n"}:
+    text = text.encode(encoding, "backslashreplace").decode(encoding)
+    for char in set(text):
         if not char.isprintable():
-            text = text.replace(char, ascii(char)[1:-1])
-    print(text)
+            text = text.replace(char, ascii(char).strip("'"))
+    return text
 
 
 def show_status() -> int:
@@ -1256,9 +1317,7 @@ def save_answer(agreed: bool) -> int:
         )
     path = os.path.join(project, ".telemetry")
     try:
-        with suppress(FileNotFoundError):
-            os.unlink(path)
-        write_new_file(path, consent_text(agreed), 0o644)
+        replace_file(path, consent_text(agreed))
     except OSError as error:
         raise OSError(
             f"cannot write {path}: {describe(error)}."
@@ -1272,14 +1331,25 @@ def save_answer(agreed: bool) -> int:
     return 0
 
 
+def replace_file(path: str, text: str) -> None:
+    draft = f"{path}.{os.urandom(8).hex()}"
+    write_new_file(draft, text, 0o644)
+    try:
+        os.replace(draft, path)
+    except OSError:
+        os.unlink(draft)
+        raise
+
+
 def forget_salts() -> int:
     folder = salt_folder()
     lines = []
     if folder and os.path.isdir(folder):
         for name in os.listdir(folder):
-            if is_salt(name):
-                os.unlink(os.path.join(folder, name))
-                lines.append(f"Deleted {os.path.join(folder, name)}.")
+            path = os.path.join(folder, name)
+            if name.startswith("telemetry.salt") and not os.path.isdir(path):
+                os.unlink(path)
+                lines.append(f"Deleted {path}.")
     if lines:
         show(*lines, "Later events get new hashes.")
     else:
@@ -1294,7 +1364,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(
         prog="kedro-telemetry",
         description="Control whether kedro commands in this project send events.",
-        epilog="DO_NOT_TRACK=1 in the environment turns telemetry off everywhere.\n"
+        epilog="DO_NOT_TRACK=1 turns telemetry off wherever it is set.\n"
         f"To see an event without sending it: {PREVIEW}=1 kedro info",
         formatter_class=RawDescriptionHelpFormatter,
     )
@@ -1314,5 +1384,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return forget_salts()
         return save_answer(agreed=action == "allow")
     except (OSError, ValueError) as error:
-        print(f"kedro-telemetry: {ascii(str(error))[1:-1]}", file=sys.stderr)
+        print(f"kedro-telemetry: {escape(str(error))}", file=sys.stderr)
         return 2
