@@ -1,0 +1,139 @@
+"""The release: the same bytes wherever it is built, and what is in them."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from importlib.metadata import Distribution, distribution, version
+from pathlib import Path
+
+import pytest
+import support
+from packaging.requirements import Requirement
+
+import kedro_telemetry
+from kedro_telemetry import plugin
+
+EPOCH = "1767225600"  # SOURCE_DATE_EPOCH of every release
+VERSION = "1.1.0+hardened"
+WHEEL = f"kedro_telemetry-{VERSION}-py3-none-any.whl"
+SDIST = f"kedro_telemetry-{VERSION}.tar.gz"
+REPOSITORY_ONLY = pytest.mark.skipif(
+    not (support.ROOT / ".github").exists(),
+    reason="NOT TESTED HERE: an sdist has no workflows",
+)
+
+
+def build(folder: Path, umask: int) -> Path:
+    """Build a copy of the repository in a new folder. Return where the files are."""
+    folder.mkdir(parents=True)
+    for name in ("kedro_telemetry", "tests"):
+        caches = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(support.ROOT / name, folder / name, ignore=caches)
+    for name in ("pyproject.toml", "README.md", "SECURITY.md", "LICENSE"):
+        shutil.copy(support.ROOT / name, folder)
+    for file in folder.rglob("*"):  # what a second checkout differs in
+        os.utime(file, (umask, umask))
+    line = [sys.executable, "-m", "build", "--no-isolation", "--sdist", "--wheel", "."]
+    subprocess.run(
+        line,
+        cwd=folder,
+        env={**os.environ, "SOURCE_DATE_EPOCH": EPOCH, "PYTHONHASHSEED": str(umask)},
+        umask=umask,
+        check=True,
+        capture_output=True,
+    )
+    return folder / "dist"
+
+
+def test_builds_in_two_places_are_identical_and_complete(tmp_path: Path) -> None:
+    one, other = build(tmp_path / "one", 0o022), build(tmp_path / "an other", 0o077)
+    for dist in (one, other):
+        assert sorted(file.name for file in dist.iterdir()) == [WHEEL, SDIST]
+    for name in (WHEEL, SDIST):
+        assert (one / name).read_bytes() == (other / name).read_bytes()
+    check_wheel(one / WHEEL, tmp_path / "installed")
+    check_sdist(one / SDIST)
+    line = [sys.executable, "-m", "check_wheel_contents", "--no-config", WHEEL]
+    done = subprocess.run(line, cwd=one, capture_output=True, check=False)
+    assert (done.returncode, done.stdout.decode()) == (0, f"{WHEEL}: OK\n")
+
+
+def check_wheel(path: Path, folder: Path) -> None:
+    with zipfile.ZipFile(path) as wheel:
+        names = wheel.namelist()
+        wheel.extractall(folder)
+    info = f"kedro_telemetry-{VERSION}.dist-info"
+    package = {f"kedro_telemetry/{n}" for n in ("__init__.py", "plugin.py", "py.typed")}
+    metadata = ("METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE")
+    assert set(names) == package | {f"{info}/{name}" for name in metadata}
+    for name in package:
+        assert (folder / name).read_bytes() == (support.ROOT / name).read_bytes()
+
+    ours = Distribution.at(folder / info)
+    assert (ours.metadata["Name"], ours.version) == ("kedro-telemetry", VERSION)
+    assert ours.metadata["Requires-Python"] == ">=3.10"
+    needs = [line for line in ours.requires or [] if "extra ==" not in line]
+    assert needs == ["kedro>=0.18.1"]
+    assert {(p.group, p.name, p.value) for p in ours.entry_points} == {
+        ("console_scripts", "kedro-telemetry", "kedro_telemetry.plugin:main"),
+        ("kedro.cli_hooks", "kedro-telemetry", "kedro_telemetry.plugin:telemetry_hook"),
+        ("kedro.hooks", "kedro-telemetry", "kedro_telemetry.plugin:telemetry_hook"),
+    }
+
+
+def check_sdist(path: Path) -> None:
+    """A reviewer finds in it what SECURITY.md tells to compare, and the tests."""
+    top = f"kedro_telemetry-{VERSION}"
+    with tarfile.open(path) as sdist:
+        names = {name.removeprefix(f"{top}/") for name in sdist.getnames()}
+        member = sdist.extractfile(f"{top}/kedro_telemetry/plugin.py")
+        assert member
+        source = support.ROOT / "kedro_telemetry" / "plugin.py"
+        assert member.read() == source.read_bytes()
+    tests = [path for path in (support.ROOT / "tests").rglob("*.*") if path.is_file()]
+    wanted = {str(path.relative_to(support.ROOT)) for path in tests}
+    wanted = {name for name in wanted if "__pycache__" not in name}
+    assert wanted | {"SECURITY.md", "README.md", "LICENSE", "pyproject.toml"} <= names
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    assert plugin.VERSION == VERSION
+    assert kedro_telemetry.__version__ == VERSION
+    assert distribution("kedro-telemetry").version == VERSION
+    pattern = plugin.FIELDS["telemetry_version"][1]
+    assert re.fullmatch(pattern, VERSION)
+    assert pattern == re.escape(VERSION)
+    fields = support.SCHEMA["properties"]["properties"]["properties"]
+    assert fields["telemetry_version"] == {"const": VERSION}
+    assert VERSION.partition("+")[0] in support.SCHEMA["title"]
+
+
+def test_the_version_meets_the_requirement_of_kedro() -> None:
+    lines = [*(distribution("kedro").requires or []), "kedro-telemetry>=0.5.0"]
+    requirements = [Requirement(line) for line in lines]
+    ours = [need for need in requirements if need.name == "kedro-telemetry"]
+    assert [need for need in ours if not need.specifier.contains(VERSION)] == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "SECURITY.md",
+        pytest.param(".github/workflows/release.yml", marks=REPOSITORY_ONLY),
+    ],
+)
+def test_everybody_is_told_to_build_it_like_the_release(name: str) -> None:
+    text = (support.ROOT / name).read_text(encoding="utf-8")
+    assert f"SOURCE_DATE_EPOCH={EPOCH} python3 -m build\n" in text
+
+
+def test_the_build_backend_is_pinned() -> None:
+    """Its version is in each wheel."""
+    text = (support.ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert f'requires = ["flit_core=={version("flit_core")}"]' in text
