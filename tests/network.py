@@ -1,4 +1,4 @@
-"""What the tests of the sender share: a message, the sender process, TLS on loopback."""
+"""What the tests of the sender share: a message, its process, TLS on loopback."""
 
 from __future__ import annotations
 

