@@ -26,8 +26,9 @@ import os
 import sys
 import time
 
-# Other modules are imported in the functions that use them. The sender must load next
-# to nothing before its pause, and `kedro` should load nothing while telemetry is off.
+# Above THE WALL, other modules are imported in the functions that use them: the sender
+# must load next to nothing before its pause. Below it, the top has what is small or what
+# Kedro has loaded anyway.
 if __name__ != "__main__":  # only for annotations, which Python does not evaluate here
     from collections.abc import Iterator, Mapping, Sequence
     from typing import Any, Final
@@ -36,8 +37,9 @@ VERSION: Final = "1.1.0+hardened"
 APP_ID: Final = "2388822444"  # the Kedro project at its collector, Heap
 DEFAULT_ENDPOINT: Final = "https://heapanalytics.com/api/track"
 
-ENDPOINT: Final = "KEDRO_TELEMETRY_ENDPOINT"  # sends events to another collector
-PREVIEW: Final = "KEDRO_TELEMETRY_PREVIEW"  # shows each event and sends nothing
+# The names of two environment variables.
+ENDPOINT: Final = "KEDRO_TELEMETRY_ENDPOINT"  # the URL of another collector
+PREVIEW: Final = "KEDRO_TELEMETRY_PREVIEW"  # show each event, and send nothing
 
 MAX_MESSAGE: Final = 4096  # bytes: fits in the buffer of a pipe on every system
 MAX_URL: Final = 200  # characters
@@ -179,7 +181,7 @@ def mask_command(args: Sequence[str]) -> str:
             shown += [arg[:2], MASK]
         else:
             shown.append(MASK)
-            # After an unknown option or command, nothing can be told from a value.
+            # Any word after an unknown option or command could be a value.
             mask_rest = arg.startswith("-") or is_group(command)
     return " ".join(shown[:MAX_WORDS])
 
@@ -201,17 +203,24 @@ def find_command(args: Sequence[str]) -> str:
 
 
 def is_group(command: str) -> bool:
-    """Return whether there are commands below this one, as below `catalog`."""
+    """Return whether there are commands below this one, or below `kedro` for ""."""
     start = f"{command} " if command else ""
     return any(other.startswith(start) for other in COMMANDS)
 
 
 # --- The event: all that is ever sent ---
 
-# The patterns of FIELDS.
-TOOL: Final = (
-    "Linting|Testing|Custom Logging|Documentation|Data Structure|PySpark|Kedro Viz"
+TOOLS: Final = (
+    "Linting",
+    "Testing",
+    "Custom Logging",
+    "Documentation",
+    "Data Structure",
+    "PySpark",
+    "Kedro Viz",
 )
+# Parts of the patterns below.
+TOOL: Final = "|".join(TOOLS)
 HASH: Final = r"[0-9a-f]{32}"
 COUNT: Final = r"[0-9]|[1-9][0-9]0{0,7}"  # two significant digits
 
@@ -238,7 +247,8 @@ def build_event(message: bytes) -> bytes:
 
     The message is a JSON object of at most MAX_MESSAGE bytes. A value that does not
     match its format is dropped, and so is everything that is not in FIELDS.
-    Raises an exception if the message is anything else, or has no masked command.
+    Raises an exception if the message is anything else, or lacks the user name or a
+    masked command.
     """
     import json
     import re
@@ -259,7 +269,7 @@ def build_event(message: bytes) -> bytes:
     event = {
         "app_id": APP_ID,
         "event": "Kedro Project Statistics" if has_counts else "CLI command",
-        "identity": properties.get("username"),
+        "identity": properties["username"],
         "properties": properties,
     }
     return json.dumps(event, separators=(",", ":")).encode("ascii")
@@ -287,7 +297,7 @@ def endpoint() -> str:
         host, port = parts.hostname or "", parts.port
     except ValueError:
         raise ValueError(f"{ENDPOINT} has an invalid host or port") from None
-    # urllib connects to all of `netloc`, so it must be the host and the port, no more.
+    # urllib parses the URL again in its own way, so nothing else may stand beside these.
     authority = f"[{host}]" if ":" in host else host
     if port is not None:
         authority += f":{port}"
@@ -314,7 +324,8 @@ def is_loopback_address(host: str) -> bool:
 def find_proxy(url: str) -> str | None:
     """Return the proxy for this URL as `[user:password@]host:port`, or None.
 
-    HTTPS_PROXY decides, else ALL_PROXY; NO_PROXY lists hosts that need none.
+    HTTPS_PROXY decides, else ALL_PROXY; the lower-case names come first. NO_PROXY lists
+    hosts that need no proxy. A loopback host never has one.
     Raises ValueError if the proxy is not a plain HTTP proxy: urllib would talk to it
     without encryption, and show it the password.
     """
@@ -433,14 +444,33 @@ WRITABLE_BY_OTHERS: Final = 0o022
 ACCESSIBLE_TO_OTHERS: Final = 0o077
 
 
+def open_without_waiting(path: str, flags: int) -> int:
+    if sys.platform != "win32":
+        flags |= os.O_NONBLOCK
+    return os.open(path, flags)
+
+
+def open_no_link(path: str, flags: int) -> int:
+    if sys.platform != "win32":
+        flags |= os.O_NOFOLLOW
+    return open_without_waiting(path, flags)
+
+
+def check_small_regular_file(found: os.stat_result, limit: int) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise PermissionError("it is not a regular file")
+    if found.st_size > limit:
+        raise PermissionError(f"it has more than {limit} bytes")
+
+
 def read_file(path: str, limit: int) -> bytes:
     """Return the content of a regular file of at most `limit` bytes.
 
     Does not wait, not even for a FIFO. Raises OSError.
     """
-    with open(path, "rb", opener=open_at_once) as file:
+    with open(path, "rb", opener=open_without_waiting) as file:
         found = os.fstat(file.fileno())
-        check_regular(found, limit)
+        check_small_regular_file(found, limit)
         return file.read(found.st_size)
 
 
@@ -454,32 +484,13 @@ def read_own_file(path: str, limit: int, refused_mode: int) -> bytes:
         raise PermissionError("it is a symbolic link")
     with open(path, "rb", opener=open_no_link) as file:
         found = os.fstat(file.fileno())
-        check_regular(found, limit)
+        check_small_regular_file(found, limit)
         if sys.platform != "win32":
             if found.st_uid != os.geteuid():
                 raise PermissionError("it belongs to another user")
             if found.st_mode & refused_mode:
-                raise PermissionError("others have access to it (chmod go-w)")
+                raise PermissionError("others can write to it (chmod go-w)")
         return file.read(found.st_size)
-
-
-def open_at_once(path: str, flags: int) -> int:
-    if sys.platform != "win32":
-        flags |= os.O_NONBLOCK
-    return os.open(path, flags)
-
-
-def open_no_link(path: str, flags: int) -> int:
-    if sys.platform != "win32":
-        flags |= os.O_NOFOLLOW
-    return open_at_once(path, flags)
-
-
-def check_regular(found: os.stat_result, limit: int) -> None:
-    if not stat.S_ISREG(found.st_mode):
-        raise PermissionError("it is not a regular file")
-    if found.st_size > limit:
-        raise PermissionError(f"it has more than {limit} bytes")
 
 
 def write_new_file(path: str, text: str, mode: int) -> None:
@@ -521,6 +532,7 @@ if sys.platform == "win32":
             msvcrt.getwch()
 
     def read_key(descriptor: int, seconds: float) -> str | None:
+        """Return a character, "" at the end of input, or None if none comes."""
         end = time.monotonic() + seconds
         while not msvcrt.kbhit():
             if time.monotonic() > end:
@@ -547,7 +559,7 @@ else:
         termios.tcflush(descriptor, termios.TCIFLUSH)
 
     def read_key(descriptor: int, seconds: float) -> str | None:
-        """Return a byte as text, "" at the end of input, or None if none comes."""
+        """Return a character, "" at the end of input, or None if none comes."""
         ready, _, _ = select.select([descriptor], [], [], seconds)
         return os.read(descriptor, 1).decode("latin-1") if ready else None
 
@@ -583,7 +595,7 @@ def read_line(seconds: float) -> str | None:
 # --- Git: a tracked `.telemetry` may hold somebody else's answer ---
 
 MAX_INDEX: Final = 8 * 1024 * 1024  # bytes: about 80,000 files
-MAX_PATH: Final = 4096  # bytes
+MAX_PATH: Final = 4096  # bytes; in version 4, each path can be longer than the last
 
 
 def is_tracked_by_git(project: str) -> bool:
@@ -601,10 +613,10 @@ def is_tracked_by_git(project: str) -> bool:
         except FileNotFoundError:  # a repository in which nothing was added yet
             continue
         for path in read_git_index(index):
+            parent, _, name = path.rpartition(b"/")
             # In any case: macOS and Windows take `.Telemetry` for the same file.
-            if path[-10:].lower() == b".telemetry":
-                parent, _, name = os.fsdecode(path).rpartition("/")
-                if name.lower() == ".telemetry" and is_same(top / parent, project):
+            if name.lower() == b".telemetry":
+                if is_same(top / os.fsdecode(parent), project):
                     return True
     return False
 
@@ -721,20 +733,26 @@ class Decision:
 def decide(project: str | None) -> Decision:
     """Decide whether a command in this project folder may send an event, and why.
 
-    The first rule that applies decides. SECURITY.md has the same numbers. Any error
-    counts as a no.
+    The first rule that applies decides. They are explained in SECURITY.md.
+      1  a switch is set                              OFF
+      2  a CI system, or shell completion             OFF
+      3  not in a Kedro project                       OFF
+      4  .telemetry is there, but not a trusted yes   OFF
+      5  git tracks .telemetry                        OFF
+      6  .telemetry is a trusted yes                  ON
+      7  it is not there, and somebody can answer     ASK
+      8  otherwise                                    OFF
+    Rule 5 takes the longest, so it is checked last: it can only turn 6 and 7 to OFF.
+    An error counts as a no.
     """
-    # Rules 1 and 2: somebody has turned it off, or it is a CI system or a shell's Tab.
     for name in (*SWITCHES, *CI_VARIABLES):
         if os.environ.get(name):
             return Decision(OFF, f"the environment variable {name} is set")
     if is_completing():
         return Decision(OFF, "shell completion is running")
-    # Rule 3.
     if project is None:
         return Decision(OFF, "not in a Kedro project")
 
-    # Rules 4 and 6: there is an answer. Rules 7 and 8: there is none.
     try:
         data = read_own_file(
             os.path.join(project, ".telemetry"), MAX_CONSENT, WRITABLE_BY_OTHERS
@@ -751,7 +769,6 @@ def decide(project: str | None) -> Decision:
     except (OSError, ValueError) as error:
         return Decision(OFF, f".telemetry is not trusted: {describe(error)}")
 
-    # Rule 5 is checked only if something could still be sent: it takes the longest.
     try:
         if is_tracked_by_git(project):
             return Decision(
@@ -763,7 +780,7 @@ def decide(project: str | None) -> Decision:
 
 
 def is_completing() -> bool:
-    """Return whether a shell asks for completions, for `kedro` or its other names."""
+    """Return whether a shell asks for completions, of `kedro` under any name."""
     return any(
         value and name.startswith("_") and name.endswith("_COMPLETE")
         for name, value in os.environ.items()
@@ -817,7 +834,9 @@ def ask(project: str) -> bool:
     line = read_line(ANSWER_SECONDS)
     if line is None:
         discard_input(sys.stdin.fileno())  # a part of a line
-        sys.stderr.write("\nNo answer, which means no. Undo: kedro-telemetry allow\n")
+        sys.stderr.write(
+            "\nNo answer, which counts as no. To change it: kedro-telemetry allow\n"
+        )
         agreed = False
     elif line.lower() in ("y\n", "yes\n"):
         agreed = True
@@ -825,7 +844,9 @@ def ask(project: str) -> bool:
         agreed = False
     else:
         newline = "" if line.endswith("\n") else "\n"  # after the end of input
-        sys.stderr.write(f"{newline}No valid answer, so nothing is sent this time.\n")
+        sys.stderr.write(
+            f"{newline}Neither yes nor no, so nothing is sent this time.\n"
+        )
         return False
     with suppress(OSError):  # then the answer counts for this command only
         write_new_file(os.path.join(project, ".telemetry"), consent_text(agreed), 0o644)
@@ -998,7 +1019,7 @@ def build_message(
     `metadata` is Kedro's ProjectMetadata, or None outside of a project.
     """
     package = getattr(metadata, "package_name", None)
-    # A list, or its text: "['Linting', 'Testing']". Only the names in TOOL are taken.
+    # A list, or its text: "['Linting', 'Testing']". Only the names in TOOLS are taken.
     tools = str(getattr(metadata, "tools", None))
     os_name = sys.platform if sys.platform in ("linux", "darwin", "win32") else "other"
     values = {
@@ -1009,7 +1030,7 @@ def build_message(
         "telemetry_version": VERSION,
         "python_version": f"3.{sys.version_info.minor}",
         "os": os_name,
-        "tools": ", ".join(tool for tool in TOOL.split("|") if f"'{tool}'" in tools),
+        "tools": ", ".join(tool for tool in TOOLS if f"'{tool}'" in tools),
         "example_pipeline": str(getattr(metadata, "example_pipeline", None)),
         **counts,
     }
@@ -1032,10 +1053,8 @@ SENDER_VARIABLES: Final = """
 
 def find_obstacle() -> str | None:
     """Return why no event can be sent from this process, or None."""
-    if os.environ.get(PREVIEW):
-        return f"the environment variable {PREVIEW} is set"
     if not sys.executable or hasattr(sys, "frozen"):
-        return "there is no Python interpreter to start the sender with"
+        return "there is no Python interpreter to send events with"
     if not os.path.isfile(__file__):
         return "plugin.py is in an archive, where the sender cannot be started"
     for name in TRACERS:
@@ -1155,10 +1174,11 @@ def prepare(metadata: Any, args: Sequence[str]) -> Command | None:
     """
     project = str(metadata.project_path) if metadata else None
     decision = decide(project)
-    if project and decision.state == ASK and find_obstacle() is None:
+    is_preview = bool(os.environ.get(PREVIEW))
+    if project and decision.state == ASK and not is_preview and not find_obstacle():
         state = ON if ask(project) else OFF
         decision = Decision(state, "this was the answer to the question")
-    if decision.state == ON or os.environ.get(PREVIEW):
+    if decision.state == ON or is_preview:
         return Command(args, metadata, decision)
     return None
 
@@ -1167,7 +1187,8 @@ def is_run_of(command: Command, run_params: Mapping[str, Any]) -> bool:
     """Return whether this is the run of that `kedro run`, not some other session."""
     if command.args[:1] != ["run"]:
         return False
-    # In a script, `kedro run --help` returns without a call of `after_command_run`.
+    # In a script, `kedro run --help` can end without a call of `after_command_run`. A
+    # session that the script starts later is not its run.
     if "--help" in command.args or "-h" in command.args:
         return False
     return Path(run_params["project_path"]) == Path(command.metadata.project_path)
@@ -1195,13 +1216,12 @@ def preview(decision: Decision, message: bytes) -> str:
     ]
     if read_salt() is None:
         lines += ["The hashes are examples, because no salt is stored yet."]
-    try:
-        url = endpoint()
-        proxy = find_proxy(url)
-    except ValueError as error:
-        return "\n".join(
-            [*lines, f"It would not be sent: {error}.", "", event.decode(), ""]
-        )
+    obstacle = find_obstacle()
+    if obstacle:
+        lines += [f"It would not be sent: {obstacle}.", "", event.decode(), ""]
+        return "\n".join(lines)
+    url = endpoint()
+    proxy = find_proxy(url)
     if proxy:
         lines += [f"It would go through the proxy {proxy.rpartition('@')[2]}."]
     lines += ["", f"POST {url}"]
@@ -1255,6 +1275,8 @@ def current_state(project: str | None) -> Decision:
     decision = decide(project)
     if decision.state == ASK:
         return Decision(OFF, decision.reason)
+    if decision.state == ON and os.environ.get(PREVIEW):
+        return Decision(OFF, f"the environment variable {PREVIEW} is set")
     obstacle = find_obstacle()
     if decision.state == ON and obstacle:
         return Decision(OFF, obstacle)
@@ -1312,8 +1334,8 @@ def save_answer(agreed: bool) -> int:
     project = find_project()
     if project is None:
         raise ValueError(
-            "not in a Kedro project. Go to the folder that has its pyproject.toml,"
-            " with [tool.kedro], and try again."
+            "not in a Kedro project. Go to the folder whose pyproject.toml has a"
+            " [tool.kedro] section."
         )
     path = os.path.join(project, ".telemetry")
     try:
@@ -1325,7 +1347,7 @@ def save_answer(agreed: bool) -> int:
         ) from None
     decision = current_state(project)
     show(
-        f"Saved `{consent_text(agreed).strip()}` in {path}.",
+        f"Saved `{consent_text(agreed).strip()}` in {path}",
         f"Telemetry is {decision.state} here: {decision.reason}.",
     )
     return 0
@@ -1349,7 +1371,7 @@ def forget_salts() -> int:
             path = os.path.join(folder, name)
             if name.startswith("telemetry.salt") and not os.path.isdir(path):
                 os.unlink(path)
-                lines.append(f"Deleted {path}.")
+                lines.append(f"Deleted {path}")
     if lines:
         show(*lines, "Later events get new hashes.")
     else:
@@ -1370,9 +1392,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     actions = parser.add_subparsers(dest="action", metavar="COMMAND", required=True)
     for name, text in (
-        ("status", "show whether telemetry is on here (exit status: 0 off, 1 on)"),
-        ("allow", "turn it on for this project (writes .telemetry)"),
-        ("deny", "turn it off for this project (writes .telemetry)"),
+        ("status", "show whether it is on here: exit status 0 off, 1 on, 2 error"),
+        ("allow", "turn telemetry on for this project (writes .telemetry)"),
+        ("deny", "turn telemetry off for this project (writes .telemetry)"),
         ("forget", "delete the salt: later events get new hashes"),
     ):
         actions.add_parser(name, help=text, description=text)
