@@ -27,8 +27,8 @@ import sys
 import time
 
 # Above THE WALL, other modules are imported in the functions that use them: the sender
-# must load next to nothing before its pause. Below it, the top has what is small or what
-# Kedro has loaded anyway.
+# must load next to nothing before its pause. Below it, what is small or what Kedro has
+# loaded anyway is imported at the top.
 if __name__ != "__main__":  # only for annotations, which Python does not evaluate here
     from collections.abc import Iterator, Mapping, Sequence
     from typing import Any, Final
@@ -297,7 +297,7 @@ def endpoint() -> str:
         host, port = parts.hostname or "", parts.port
     except ValueError:
         raise ValueError(f"{ENDPOINT} has an invalid host or port") from None
-    # urllib parses the URL again in its own way, so nothing else may stand beside these.
+    # urllib parses the URL again in its own way, so nothing may stand beside these two.
     authority = f"[{host}]" if ":" in host else host
     if port is not None:
         authority += f":{port}"
@@ -615,9 +615,9 @@ def is_tracked_by_git(project: str) -> bool:
         for path in read_git_index(index):
             parent, _, name = path.rpartition(b"/")
             # In any case: macOS and Windows take `.Telemetry` for the same file.
-            if name.lower() == b".telemetry":
-                if is_same(top / os.fsdecode(parent), project):
-                    return True
+            is_telemetry = name.lower() == b".telemetry"
+            if is_telemetry and is_same(top / os.fsdecode(parent), project):
+                return True
     return False
 
 
