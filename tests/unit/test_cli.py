@@ -16,7 +16,7 @@ import pytest
 import support
 
 from kedro_telemetry import plugin
-from kedro_telemetry.plugin import ENDPOINT, PREVIEW, get_salt, main, salt_name
+from kedro_telemetry.plugin import ENDPOINT, PREVIEW, main, prepare_salt, salt_name
 
 SCRIPT = "import sys; from kedro_telemetry.plugin import main; sys.exit(main())"
 Show = Callable[..., tuple[int, list[str]]]
@@ -64,7 +64,7 @@ def test_status_shows_what_a_reviewer_compares(
     ]
     assert show("status") == (1, lines)
     assert os.listdir(home) == []
-    get_salt()
+    prepare_salt()
     lines[2] = f"salt       {salt}"
     assert show("status") == (1, lines)
 
@@ -248,7 +248,7 @@ def test_an_answer_replaces_what_was_there(
     state, answer = ("on", "true") if action == "allow" else ("off", "false")
     status, lines = show(action)
     assert (status, len(lines)) == (0, 2)
-    assert lines[0] == f"Saved `consent: {answer}` in {path}."
+    assert lines[0].startswith(f"Saved `consent: {answer}` in {path}")
     assert lines[1].startswith(f"Telemetry is {state} here: .telemetry ")
     assert path.read_text() == f"consent: {answer}\n"
     assert path.lstat().st_mode & 0o7777 == 0o644
@@ -284,7 +284,7 @@ def test_an_answer_that_cannot_be_saved_is_an_error(project: Path, show: Show) -
 
 def test_forget_deletes_every_salt_and_nothing_else(show: Show, home: Path) -> None:
     assert show("forget") == (0, ["There is no salt to delete."])
-    get_salt()
+    prepare_salt()
     folder = home / ".config" / "kedro"
     for name in ("telemetry.salt", "telemetry.salt.2020-01", "telemetry.conf"):
         (folder / name).touch()
@@ -292,15 +292,13 @@ def test_forget_deletes_every_salt_and_nothing_else(show: Show, home: Path) -> N
     assert status == 0
     assert os.listdir(folder) == ["telemetry.conf"]
     assert len(lines) == 4
-    assert f"Deleted {folder / salt_name()}." in lines
+    assert f"Deleted {folder / salt_name()}" in lines
     assert lines[-1] == "Later events get new hashes."
 
 
-def test_a_salt_that_cannot_be_deleted_is_an_error(show: Show, home: Path) -> None:
+def test_forget_leaves_a_folder_alone(show: Show, home: Path) -> None:
     (home / ".config" / "kedro" / "telemetry.salt").mkdir(parents=True)
-    status, lines = show("forget")
-    assert status == 2
-    assert "Is a directory" in lines[0] or "not permitted" in lines[0]
+    assert show("forget") == (0, ["There is no salt to delete."])
 
 
 # --- What is shown ---
@@ -314,7 +312,7 @@ def test_no_path_is_an_error_in_any_encoding(
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
     folder = home / ".config" / "kedro"
-    get_salt()
+    prepare_salt()
     output = io.BytesIO()
     with monkeypatch.context() as changed:
         changed.setattr(sys, "stdout", io.TextIOWrapper(output, encoding))
@@ -329,22 +327,17 @@ def test_no_path_is_an_error_in_any_encoding(
     assert "SHA-256" in lines[4]
 
 
-@pytest.mark.parametrize(("name", "shown"), [("\u0141", r"\u0141"), ("\x1b", r"\x1b")])
 def test_an_error_is_shown_escaped(
-    name: str,
-    shown: str,
-    tmp_path: Path,
-    show: Show,
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, show: Show, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    project = tmp_path / name
+    project = tmp_path / "\u0141\x1b'"
     project.mkdir()
     support.make_bare_project(project)
     (project / ".telemetry").mkdir()
     monkeypatch.chdir(project)
     status, lines = show("allow")
     assert status == 2
-    assert f"/{shown}/.telemetry: Is a directory" in lines[0]
+    assert "/\u0141\\x1b'/.telemetry: Is a directory. Remove it" in lines[0]
 
 
 @pytest.mark.parametrize(
@@ -370,7 +363,7 @@ def test_help_explains_each_action(
     assert ended.value.code == 0
     text = capsys.readouterr().out
     for words in (
-        *("status", "allow", "deny", "forget", "exit status: 0 off, 1 on"),
+        *("status", "allow", "deny", "forget", "exit status 0 off, 1 on"),
         *("writes .telemetry", "DO_NOT_TRACK=1", f"{PREVIEW}=1 kedro info"),
     ):
         assert words in text

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import random
 import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kedro_telemetry import plugin
@@ -110,24 +109,6 @@ def test_anything_else_is_a_no() -> None:
     assert not parse_consent(consent_text(False).encode())
 
 
-TEXTS = [
-    *("consent: true", "consent: True", "consent: false", "consent", ":", " ", "true"),
-    *("yes", "\n", "\r\n", "\r", "\t", "#", " #", "# ", "---", "...", "- ", "? "),
-    *("'", '"', "|", ">", "&a ", "!!bool ", "{", "}", ",", "*a", "\0", "\x0b", "\x0c"),
-    *("\ufeff", "\x85", "\xa0", "\\", "\u2028", "\u2029", "%YAML 1.1\n"),
-]
-PIECES = [*(text.encode() for text in TEXTS), b"\xff", b"\xff\xfe", b"\xed\xa0\x80"]
-
-
-@settings(max_examples=300, deadline=None)
-@given(st.lists(st.sampled_from(PIECES) | st.binary(max_size=4), max_size=12))
-@example([b"consent: true\n\t"])
-@example([b"#\rconsent: true"])
-def test_a_yes_is_never_anything_else_in_yaml(pieces: list[bytes]) -> None:
-    data = b"".join(pieces)
-    assert not parse_consent(data) or yaml_says_yes(data)
-
-
 @settings(max_examples=100, deadline=None)
 @given(
     st.lists(st.sampled_from([b"", b"#", b" # a", b"   ", b"# \tb:", b"# \xc3\xa9"])),
@@ -139,32 +120,6 @@ def test_comments_and_blank_lines_do_not_matter(
 ) -> None:
     data = end.join([*lines[:position], b"consent: true", *lines[position:]])
     assert parse_consent(data) == (len(data) <= 4096)
-
-
-def mutate(data: bytes, chance: random.Random) -> bytes:
-    """Return the content of a file after one to four small changes."""
-    for _ in range(chance.randint(1, 4)):
-        start, end = sorted(chance.choices(range(len(data) + 1), k=2))
-        piece = chance.choice([*PIECES, chance.randbytes(1), data[start:end]])
-        data = data[:start] + piece + data[chance.choice([start, start + 1, end]) :]
-    return data
-
-
-def test_no_change_of_a_file_makes_a_false_yes() -> None:
-    """The same changes in each run. `tools/fuzz.py` tries 300,000 others."""
-    chance = random.Random(0)
-    seeds = [
-        b"consent: true\n",
-        BOM + b"# a\r\nconsent: TRUE # b\r\n",
-        b"consent: no\n",
-    ]
-    yes = 0
-    for number in range(3000):
-        data = mutate(seeds[number % 3], chance)
-        if parse_consent(data):
-            yes += 1
-            assert yaml_says_yes(data), data
-    assert yes > 20
 
 
 # --- decide, in the order of its rules ---
@@ -264,17 +219,17 @@ def test_an_answer_that_is_no_yes_is_off_and_never_asked(
     path.unlink()
     for target in ("yes", "absent"):
         path.symlink_to(target)
-        assert "ignored: it is a symbolic link" in decision(folder)[1]
+        assert "it is a symbolic link" in decision(folder)[1]
         path.unlink()
         (folder / "yes").write_text("consent: true\n")
     path.mkdir()
-    assert "ignored: Is a directory" in decision(folder)[1]
+    assert "Is a directory" in decision(folder)[1]
     path.rmdir()
     os.mkfifo(path)
-    assert "ignored: it is not a regular file" in decision(folder)[1]
+    assert "it is not a regular file" in decision(folder)[1]
     path.unlink()
     path.write_text("consent: true\n" + "#" * 4083)
-    assert "ignored: it has more than 4096 bytes" in decision(folder)[1]
+    assert "it has more than 4096 bytes" in decision(folder)[1]
 
 
 def test_an_answer_that_others_can_write_is_off(folder: Path) -> None:
@@ -290,7 +245,7 @@ def test_a_project_folder_that_cannot_be_read_is_off(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for project in (tmp_path / "file", Path("a" * 10_000)):
         assert decision(project)[0] == OFF
-        assert decision(project)[1].startswith(".telemetry is ignored: ")
+        assert decision(project)[1].startswith(".telemetry is not trusted: ")
     assert decide("a\0b").state == OFF
 
 

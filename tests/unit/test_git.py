@@ -99,7 +99,7 @@ def test_paths_of_every_length_are_read(version: int, repo: Path) -> None:
     git("update-index", "--index-info", cwd=repo, text_input=entries)
     assert [os.fsdecode(path) for path in paths(repo)] == sorted(names)
     git("update-index", "--index-info", cwd=repo, text_input=entries + LONG_ENTRY)
-    with pytest.raises(ValueError, match="too long"):
+    with pytest.raises(ValueError, match="damaged path"):
         paths(repo)
 
 
@@ -221,8 +221,7 @@ def test_a_relative_path_is_understood(
 def cannot_tell(project: Path) -> bool:
     """Return whether this project is off for this reason."""
     decision = decide(str(project))
-    reason = "cannot tell whether git tracks .telemetry: "
-    return decision.state == OFF and decision.reason.startswith(reason)
+    return decision.state == OFF and "index cannot be read" in decision.reason
 
 
 def test_a_split_or_sparse_index_is_a_no(repo: Path) -> None:

@@ -12,8 +12,7 @@ import threading
 import time
 import types
 import warnings
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import SimpleNamespace
@@ -411,20 +410,71 @@ def test_variables_are_passed_on_as_they_are(monkeypatch: pytest.MonkeyPatch) ->
     """An empty endpoint is refused. It must not become the default in the sender."""
     monkeypatch.setenv("SSL_CERT_DIR", "")
     monkeypatch.setenv(ENDPOINT, "")
-    assert plugin.sender_environment() == {ENDPOINT: ""}
+    assert plugin.sender_environment() == {ENDPOINT: "", "SSL_CERT_DIR": ""}
     monkeypatch.delenv(ENDPOINT)
+    monkeypatch.delenv("SSL_CERT_DIR")
     assert plugin.sender_environment() == {}
 
 
+@pytest.fixture
+def sleepers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """The ids of senders that only sleep, and do not read their input."""
+    interpreter = tmp_path / "python"
+    interpreter.write_text("#!/bin/sh\nexec sleep 60\n")
+    interpreter.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(interpreter))
+    monkeypatch.setattr(plugin, "sender_ids", [])
+    yield plugin.sender_ids
+    for process_id in plugin.sender_ids:
+        os.kill(process_id, signal.SIGKILL)
+        os.waitpid(process_id, 0)
+
+
 def test_a_message_that_is_too_long_is_dropped_without_waiting(
-    kedro: Kedro, monkeypatch: pytest.MonkeyPatch
+    kedro: Kedro, sleepers: list[int]
 ) -> None:
     kedro.metadata.example_pipeline = "x" * 1_000_000
-    start = time.monotonic()
     kedro.command("info")
-    waited = time.monotonic() - start
-    gc.collect()  # its warning would come here
-    assert waited < 0.4
+    with pytest.raises(ValueError, match="too long"):
+        plugin.start_sender(bytes(plugin.MAX_MESSAGE + 1))
+    assert sleepers == []
+    plugin.start_sender(bytes(plugin.MAX_MESSAGE))
+    assert len(sleepers) == 1
+
+
+def test_a_sender_holds_nothing_up_and_leaves_nothing(
+    kedro: Kedro, sleepers: list[int]
+) -> None:
+    threads, descriptors = threading.enumerate(), psutil.Process().num_fds()
+    start = time.monotonic()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for name in ("info", "docs"):
+            kedro.command(name)
+        gc.collect()
+    assert time.monotonic() - start < 30
+    assert [str(warning.message) for warning in caught] == []
+    assert threading.enumerate() == threads
+    assert psutil.Process().num_fds() <= descriptors
+
+
+def test_senders_that_ended_are_reaped_and_nothing_else(
+    kedro: Kedro, sleepers: list[int]
+) -> None:
+    for name in ("info", "docs", "run"):
+        kedro.command(name)
+    first, second, third = sleepers
+    for process_id in (first, second):
+        os.kill(process_id, signal.SIGKILL)
+        os.waitid(os.P_PID, process_id, os.WEXITED | os.WNOWAIT)
+    os.waitpid(first, 0)  # somebody else was faster
+    with subprocess.Popen(["true"]) as other:
+        os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)
+        kedro.command("info")
+        assert sleepers[:-1] == [third], "it still runs"
+        with pytest.raises(ChildProcessError):
+            os.waitpid(second, 0)
+        assert other.wait() == 0
 
 
 @pytest.mark.parametrize("executable", ["/absent/python", "/dev/null"])
@@ -437,40 +487,13 @@ def test_an_interpreter_that_does_not_start_drops_the_event(
     assert psutil.Process().num_fds() <= before
 
 
-def test_real_senders_leave_no_thread_warning_or_descriptor(
-    kedro: Kedro,
-    collector: support.Collector,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """A sender that ended is reaped when the next process is started."""
-    monkeypatch.setenv(ENDPOINT, collector.url)
-    threads = threading.enumerate()
-    before = psutil.Process().num_fds()
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        start = time.monotonic()
-        for name in ("info", "docs"):
-            kedro.command(name)
-        assert time.monotonic() - start < 0.4, "nothing waits for a sender"
-        assert threading.enumerate() == threads
-        assert psutil.Process().num_fds() <= before
-    assert sorted(event["properties"]["command"] for event in collector.wait(2)) == [
-        *("kedro docs", "kedro info")
-    ]
-    assert [str(warning.message) for warning in caught] == []
-    support.wait_for_senders()
-    subprocess.run(["true"], check=True)
-    with suppress(ChildProcessError):
-        assert os.waitpid(-1, os.WNOHANG) == (0, 0), "a zombie is left"
-
-
 # --- Preview ---
 
 ON = [
     "Preview only, nothing is sent.",
     "Telemetry is on: .telemetry says `consent: true`.",
 ]
-EXAMPLES = "The hashes are examples: the salt is created with the first event."
+EXAMPLES = "The hashes are examples, because no salt is stored yet."
 
 
 @pytest.fixture
@@ -549,7 +572,10 @@ def test_preview_names_the_proxy_without_its_password(
 
 def test_preview_says_why_nothing_can_be_sent(preview: Callable[..., str]) -> None:
     lines = preview("info", KEDRO_TELEMETRY_ENDPOINT="nowhere").splitlines()
-    assert lines[3:5] == [f"Not sent: {ENDPOINT} has an invalid host or port.", ""]
+    assert lines[3:5] == [
+        f"It would not be sent: {ENDPOINT} has an invalid host or port.",
+        "",
+    ]
     support.check_event(json.loads(lines[5]))
     assert len(lines) == 6
 

@@ -179,7 +179,7 @@ def test_a_loopback_address_never_takes_a_proxy(
         ("http://192.0.2.1", "192.0.2.1:80"),
         ("http://[2001:db8::1]", "[2001:db8::1]:80"),
         ("http://[2001:db8::1]:3128", "[2001:db8::1]:3128"),
-        ("proxy.example:3128/path", "proxy.example:3128"),
+        ("http://ada:pass:word@proxy.example", "ada:pass:word@proxy.example:80"),
     ],
 )
 def test_the_port_of_a_proxy_is_80_by_default(proxy: str, expected: str) -> None:
@@ -205,6 +205,10 @@ def test_a_proxy_with_another_scheme_is_refused(
         "http://",
         "/",
         "http:///path",
+        "http://proxy.example/path",
+        "http://proxy.example?x",
+        "http://proxy.example#x",
+        "http://proxy.example:0",
         "http://:3128",
         "http://proxy.example:x",
         "http://proxy.example:65536",

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from kedro_telemetry.plugin import (
-    get_salt,
     hash_name,
     login_name,
+    prepare_salt,
     read_salt,
     salt_folder,
     salt_name,
@@ -91,7 +91,7 @@ def test_the_user_database_is_never_asked(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.delenv("HOME")
     script = (
         "import sys; from kedro_telemetry import plugin; sys.modules['pwd'] = None;"
-        "print(plugin.login_name(), len(plugin.get_salt()), plugin.salt_folder())"
+        "print(plugin.login_name(), len(plugin.prepare_salt()), plugin.salt_folder())"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True)
     assert done.stdout.decode().split() == [str(os.getuid()), "32", "None"]
@@ -104,7 +104,7 @@ def test_the_user_database_is_never_asked(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_new_salt_and_its_folders_are_the_users_alone(home: Path) -> None:
     assert read_salt() is None
     assert os.listdir(home) == [], "reading makes nothing"
-    salt = get_salt()
+    salt = prepare_salt()
     folder = home / ".config" / "kedro"
     assert os.listdir(folder) == [time.strftime("telemetry.salt.%Y-%m", time.gmtime())]
     assert (folder / salt_name()).read_text() == salt.hex()
@@ -118,43 +118,41 @@ def test_a_stored_salt_is_used_again(path: Path) -> None:
     path.write_text(SALT.hex())
     path.chmod(0o600)
     before = path.stat()
-    assert read_salt() == get_salt() == SALT
+    assert read_salt() == prepare_salt() == SALT
     assert path.stat() == before
 
 
 def test_a_folder_that_exists_keeps_its_mode(folder: Path) -> None:
     folder.chmod(0o755)
-    assert get_salt() == read_salt()
+    assert prepare_salt() == read_salt()
     assert folder.stat().st_mode & 0o777 == 0o755
 
 
-def test_each_month_of_utc_has_its_salt_and_the_last_one_is_deleted(
+def test_each_month_of_utc_has_its_salt_and_past_ones_are_deleted(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     midnight = calendar.timegm((2031, 1, 1, 0, 0, 0))
     gmtime = time.gmtime
     salts = set()
-    for second, month in ((-1, "2030-12"), (0, "2031-01"), (-1, "2030-12")):
+    for second, month in ((-1, "2030-12"), (0, "2031-01"), (31 * 86400, "2031-02")):
         moment = gmtime(midnight + second)
         monkeypatch.setattr(time, "gmtime", lambda moment=moment: moment)
         assert read_salt() is None
-        salts.add(get_salt())
+        salts.add(prepare_salt())
         assert os.listdir(folder) == [f"telemetry.salt.{month}"]
     assert len(salts) == 3
 
 
-def test_salts_of_other_months_and_of_version_1_0_0_are_deleted(folder: Path) -> None:
-    keep = ["telemetry.conf", "telemetry.salts", "other", salt_name()]
-    (folder / salt_name()).write_text(SALT.hex())
-    (folder / salt_name()).chmod(0o600)
-    for name in ("telemetry.salt", "telemetry.salt.2020-01", "telemetry.salt.x"):
-        (folder / name).write_text("2020-01 0123")
-    for name in keep[:3]:
-        (folder / name).touch()
+def test_past_salts_and_that_of_version_1_0_0_are_deleted(folder: Path) -> None:
+    keep = ["other", "telemetry.conf", salt_name(), "telemetry.salt.9999-12"]
+    for name in (*keep, "telemetry.salt", "telemetry.salt.2020-01"):
+        (folder / name).write_text(SALT.hex())
+        (folder / name).chmod(0o600)
+    (folder / "telemetry.salt.2020-02").mkdir()
     assert read_salt() == SALT
-    assert "telemetry.salt" in os.listdir(folder), "reading deletes nothing"
-    assert get_salt() == SALT
-    assert sorted(os.listdir(folder)) == sorted(keep)
+    assert len(os.listdir(folder)) == 7, "reading deletes nothing"
+    assert prepare_salt() == SALT
+    assert sorted(os.listdir(folder)) == sorted([*keep, "telemetry.salt.2020-02"])
 
 
 DAMAGED = {
@@ -173,7 +171,7 @@ def test_a_damaged_salt_is_replaced(content: bytes, path: Path) -> None:
     path.write_bytes(content)
     path.chmod(0o600)
     assert read_salt() is None
-    assert get_salt() == read_salt() != SALT
+    assert prepare_salt() == read_salt() != SALT
     assert os.listdir(path.parent) == [path.name]
 
 
@@ -181,7 +179,7 @@ def test_a_damaged_salt_is_replaced(content: bytes, path: Path) -> None:
 def test_a_salt_that_others_could_know_is_replaced(mode: int, path: Path) -> None:
     path.write_text(SALT.hex())
     path.chmod(mode)
-    assert get_salt() == read_salt() != SALT
+    assert prepare_salt() == read_salt() != SALT
     assert path.stat().st_mode & 0o777 == 0o600
 
 
@@ -190,7 +188,7 @@ def test_the_salt_of_another_user_is_replaced(path: Path) -> None:
     path.write_text(SALT.hex())
     path.chmod(0o600)
     os.chown(path, 12345, -1)
-    assert get_salt() == read_salt() != SALT
+    assert prepare_salt() == read_salt() != SALT
 
 
 @pytest.mark.parametrize("target", ["other", "absent"])
@@ -200,20 +198,20 @@ def test_a_link_in_place_of_a_salt_is_replaced_and_not_its_target(
     (tmp_path / "other").write_text(SALT.hex())
     (tmp_path / "other").chmod(0o600)
     path.symlink_to(tmp_path / target)
-    assert get_salt() == read_salt() != SALT
+    assert prepare_salt() == read_salt() != SALT
     assert os.listdir(tmp_path) == ["other"]
     assert (tmp_path / "other").read_text() == SALT.hex()
 
 
 def test_a_fifo_in_place_of_a_salt_is_replaced(path: Path) -> None:
     os.mkfifo(path)
-    assert get_salt() == read_salt()
+    assert prepare_salt() == read_salt()
 
 
 def test_a_draft_that_was_left_behind_is_no_obstacle(path: Path) -> None:
     """For example by a process that was killed and had the same number."""
     path.with_name(f"{path.name}.{os.getpid()}").touch()
-    assert get_salt() == read_salt()
+    assert prepare_salt() == read_salt()
 
 
 # --- Where no salt can be stored ---
@@ -222,7 +220,7 @@ def test_a_draft_that_was_left_behind_is_no_obstacle(path: Path) -> None:
 def make_nothing(home: Path) -> bool:
     """Return whether each event has a salt of its own, and nothing is created."""
     before = sorted(home.rglob("*"))
-    salts = {get_salt(), get_salt()}
+    salts = {prepare_salt(), prepare_salt()}
     assert {len(salt) for salt in salts} == {32}
     assert read_salt() is None
     return len(salts) == 2 and sorted(home.rglob("*")) == before
@@ -249,7 +247,7 @@ def test_only_an_absolute_configuration_folder_is_used(
         assert salt_folder() == f"{home}/.config/kedro"
     monkeypatch.setenv("XDG_CONFIG_HOME", f"{tmp_path}/other")
     assert salt_folder() == f"{tmp_path}/other/kedro"
-    assert get_salt() == read_salt()
+    assert prepare_salt() == read_salt()
     assert (tmp_path / "other").stat().st_mode & 0o777 == 0o700
 
 
@@ -258,7 +256,7 @@ def test_a_home_of_somebody_else_is_left_alone(home: Path) -> None:
     os.chown(home, 12345, 12345)
     assert make_nothing(home)
     (home / ".config").mkdir()
-    assert get_salt() == read_salt(), "a folder of the user's own"
+    assert prepare_salt() == read_salt(), "a folder of the user's own"
     os.chown(home / ".config" / "kedro", 12345, 12345)
     (home / ".config" / "kedro" / salt_name()).unlink()
     assert make_nothing(home)
@@ -276,8 +274,8 @@ def test_a_place_that_takes_no_folder_is_left_alone(home: Path) -> None:
 def test_a_read_only_home_gets_no_salt(home: Path) -> None:
     """Root can write everywhere, so another user tries."""
     script = (
-        "import os; from kedro_telemetry.plugin import get_salt; os.setuid(12345);"
-        "print(len({get_salt(), get_salt()}))"
+        "import os; from kedro_telemetry.plugin import prepare_salt; os.setuid(12345);"
+        "print(len({prepare_salt(), prepare_salt()}))"
     )
     home.chmod(0o555)
     os.chown(home, 12345, 12345)
@@ -297,7 +295,7 @@ def test_a_full_disk_leaves_no_file(folder: Path) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
     try:
-        assert len({get_salt(), get_salt()}) == 2
+        assert len({prepare_salt(), prepare_salt()}) == 2
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert os.listdir(folder) == []
@@ -307,10 +305,10 @@ def test_a_full_disk_leaves_no_file(folder: Path) -> None:
 
 MANY = """
 import sys
-from kedro_telemetry.plugin import get_salt
+from kedro_telemetry.plugin import prepare_salt
 print("ready", flush=True)
 sys.stdin.readline()
-print(get_salt().hex())
+print(prepare_salt().hex())
 """
 
 
@@ -339,7 +337,7 @@ def test_threads_of_one_process_settle_on_one_salt(path: Path) -> None:
 
     def get(_: int) -> bytes:
         barrier.wait(5)
-        return get_salt()
+        return prepare_salt()
 
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(get, range(8))) == {bytes.fromhex(path.read_text())}

@@ -208,7 +208,7 @@ def test_any_other_text_is_not_an_answer(
     assert asked.saved is None
     newline = "" if keys.endswith(b"\n") else "\n"  # the terminal shows the other one
     shown = asked.shown.getvalue().partition(plugin.PROMPT)[2]
-    assert shown.startswith(f"{newline}No valid answer")
+    assert shown.startswith(f"{newline}Neither yes nor no")
 
 
 @pytest.mark.parametrize("keys", [b"", b"y"])
@@ -220,7 +220,7 @@ def test_nobody_answering_is_saved_as_a_no(
     asked = Asked(tmp_path, keyboard, keys)
     assert not asked.agreed
     assert asked.saved == "consent: false\n"
-    assert "No answer: saved as a no" in asked.shown.getvalue()
+    assert "\nNo answer, which counts as no." in asked.shown.getvalue()
 
 
 def test_an_answer_that_cannot_be_saved_counts_for_this_command(
@@ -252,9 +252,9 @@ def test_the_question_names_everything_in_eight_lines(
     assert max(map(len, lines)) <= 80
     text = " ".join(lines)
     for words in (
-        *("command, all values masked", "hashes", "user name", "package name"),
-        *("versions of Kedro, this plugin and Python", "operating system", "tools"),
-        *("example pipeline", "numbers of datasets, nodes and pipelines"),
+        *("command with every value masked", "hashes", "user name", "package name"),
+        *("versions of Kedro, Python and this plugin", "operating system", "tools"),
+        *("example pipeline", "counts of datasets, nodes and pipelines"),
         *(plugin.DEFAULT_ENDPOINT, ".telemetry", "Enter means no"),
         *("KEDRO_TELEMETRY_PREVIEW=1 kedro info", "kedro-telemetry deny", "[y/N]"),
     ):
@@ -384,7 +384,7 @@ def test_windows_stores_its_salt_in_the_users_folder(
     assert windows.plugin.salt_folder() is None
     monkeypatch.setenv("LOCALAPPDATA", str(tmp_path))
     assert windows.plugin.salt_folder() == str(tmp_path / "kedro" / "kedro")
-    assert windows.plugin.get_salt() == windows.plugin.get_salt()
+    assert windows.plugin.prepare_salt() == windows.plugin.prepare_salt()
     assert len(os.listdir(tmp_path / "kedro" / "kedro")) == 1
 
 
@@ -404,12 +404,13 @@ def test_windows_starts_the_sender_without_a_window(
 
     def start(command: list[str], **options: Any) -> SimpleNamespace:
         started.append(options)
-        return SimpleNamespace(stdin=io.BytesIO())
+        return SimpleNamespace(stdin=io.BytesIO(), pid=0)
 
     monkeypatch.setattr(subprocess, "CREATE_NO_WINDOW", 0x08000000, raising=False)
     monkeypatch.setattr(subprocess, "Popen", start)
     windows.plugin.start_sender(b"message")
-    assert started[0]["creationflags"] == 0x08000000
+    windows.plugin.start_sender(b"message")
+    assert [options["creationflags"] for options in started] == [0x08000000] * 2
 
 
 # --- macOS and other systems ---
@@ -422,7 +423,7 @@ def test_macos_stores_its_salt_where_its_applications_do(
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     folder = home / "Library" / "Application Support" / "kedro"
     assert macos.salt_folder() == str(folder)
-    assert macos.get_salt() == macos.get_salt()
+    assert macos.prepare_salt() == macos.prepare_salt()
     assert folder.stat().st_mode & 0o777 == 0o700
 
 
