@@ -258,34 +258,6 @@ def test_the_user_database_is_not_asked(
     assert [path for path in opened if "passwd" in path or "libnss" in path] == []
 
 
-def test_the_sender_inherits_nothing_but_its_input(
-    project: Path, env: dict[str, str], tmp_path: Path
-) -> None:
-    seen: list[tuple[dict[int, str], bool, str]] = []
-
-    def look(connection: socket.socket, collector: support.Collector) -> None:
-        support.read_request(connection)
-        (sender,) = support.senders()
-        folder = Path(f"/proc/{sender.pid}/fd")
-        links = {int(file.name): os.readlink(file) for file in folder.iterdir()}
-        leads = os.getsid(sender.pid) == sender.pid
-        seen.append((links, leads, sender.cwd()))
-        connection.sendall(support.OK)
-
-    secret = os.open(project / "pyproject.toml", os.O_RDONLY)
-    with support.collecting(look) as collector:
-        variables = {**env, plugin.ENDPOINT: collector.url}
-        support.kedro("info", cwd=project, env=variables, pass_fds=(secret,))
-        support.wait_for_senders()
-    os.close(secret)
-    ((links, leads, folder),) = seen
-    assert links.pop(0).startswith("pipe:")
-    assert [links.pop(1), links.pop(2)] == ["/dev/null", "/dev/null"]
-    assert [target.partition(":")[0] for target in links.values()] == ["socket"]
-    assert leads, "it has its own session"
-    assert folder == "/"
-
-
 def test_the_command_does_not_wait_for_the_sender(
     project: Path, env: dict[str, str]
 ) -> None:
