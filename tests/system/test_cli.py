@@ -16,10 +16,12 @@ import support
 
 from kedro_telemetry import plugin
 
+if sys.platform == "win32":
+    pytest.skip(
+        "NOT TESTED HERE: needs FIFOs and locales of POSIX", allow_module_level=True
+    )
+
 SCRIPT = str(Path(sys.executable).parent / "kedro-telemetry")
-pytestmark = pytest.mark.skipif(
-    sys.platform == "win32", reason="NOT TESTED HERE: needs FIFOs and links of POSIX"
-)
 
 
 def run(*line: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:

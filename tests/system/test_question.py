@@ -14,9 +14,9 @@ import support
 
 from kedro_telemetry import plugin
 
-pytestmark = pytest.mark.skipif(
-    sys.platform == "win32", reason="NOT TESTED HERE: needs terminals of POSIX"
-)
+if sys.platform == "win32":
+    pytest.skip("NOT TESTED HERE: needs terminals of POSIX", allow_module_level=True)
+
 PROMPT = "[y/N] "
 KEDRO = f"'{Path(sys.executable).parent / 'kedro'}' registry list"
 PIPELINES = "- __default__\r\n- de\r\n- ds\r\n\r\n"  # what that shows in a terminal

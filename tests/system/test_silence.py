@@ -18,9 +18,9 @@ from strace import SCRIPTS
 
 from kedro_telemetry import plugin
 
-pytestmark = pytest.mark.skipif(
-    sys.platform != "linux", reason="NOT TESTED HERE: strace exists only on Linux"
-)
+if sys.platform != "linux":
+    pytest.skip("NOT TESTED HERE: strace exists only on Linux", allow_module_level=True)
+
 KEDRO = str(SCRIPTS / "kedro")
 PIPELINES = "- __default__\n- de\n- ds\n\n"  # the output of `kedro registry list`
 
@@ -228,7 +228,7 @@ def test_only_the_sender_uses_the_network(
     (sender,) = [process for process in found if process.is_sender]
     assert [process for process in found if process.internet] == [sender]
     assert len(sender.internet) == 1
-    assert 'chdir("/") = 0' in " ".join("".join(sender.calls).split())
+    assert [call for call in sender.calls if call.startswith('chdir("/")')]
     assert sender.changes == []
     assert [path for path in sender.opened if path.startswith(str(tmp_path))] == []
     assert [path for path in sender.opened if path.startswith(str(home))] == []
