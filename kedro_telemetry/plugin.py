@@ -1,22 +1,26 @@
 """Opt-in usage telemetry for Kedro: the complete plugin, to be read downwards.
 
-1. Nothing is sent unless the project's `.telemetry` says yes. It must be the user's own
-   file, which git does not track (`decide`). A yes to the question (`ask`) writes it.
-2. A `kedro` command sends at most one event. It has the fields in FIELDS and no others,
-   each in its fixed format. `build_event` checks this in the process that sends.
-3. Every value on a command line is masked. Only the names in COMMANDS, --help and
-   --version are sent.
+1. Nothing is sent without a yes. It stands in the project's `.telemetry`, which must be
+   the user's own file and not tracked by git (`decide`), or it was just given to the
+   question (`ask`) and could not be saved.
+2. A `kedro` command sends at most one event. Its properties are the fields in FIELDS
+   and no others, each in its fixed format. `build_event` checks this in the process
+   that sends, and adds the application's ID, a title and the user name's hash again.
+3. Every value on a command line is masked. Only the names in COMMANDS, --help, -h,
+   --version and -V are sent.
 4. User and package names are sent as hashes, with a secret salt as their key.
 5. Only the sender opens a network connection. It is a second process that runs this
    file as far as THE WALL. It is given one small message and a few environment
-   variables. It posts once, to one address, and ends within five seconds.
+   variables. It posts once, to one URL, and ends within five seconds.
 6. The `kedro` process never waits for the sender. An error in this file means that
    nothing is sent; it never breaks a command.
-7. On disk are the answer (`.telemetry` in the project) and this month's salt, in a
-   folder that is made for it. Salts of past months are deleted.
+7. On disk are the answer (`.telemetry` in the project) and this month's salt, in the
+   user's folder for Kedro's configuration. The salt of a past month is deleted as soon
+   as an event of a later month is sent.
 
-Not protected against: code that runs as the user, which could send anything anyway.
-On Windows, the owner and the permissions of files are not checked.
+Not protected against: code that runs as the user, which could send anything anyway; a
+`.telemetry` with a yes in an archive or a copied folder. On Windows, the owner and the
+permissions of files are not checked.
 SECURITY.md names the tests for each of these points.
 """
 
@@ -37,9 +41,8 @@ VERSION: Final = "1.1.0+hardened"
 APP_ID: Final = "2388822444"  # the Kedro project at its collector, Heap
 DEFAULT_ENDPOINT: Final = "https://heapanalytics.com/api/track"
 
-# The names of two environment variables.
-ENDPOINT: Final = "KEDRO_TELEMETRY_ENDPOINT"  # the URL of another collector
-PREVIEW: Final = "KEDRO_TELEMETRY_PREVIEW"  # show each event, and send nothing
+ENDPOINT_VARIABLE: Final = "KEDRO_TELEMETRY_ENDPOINT"  # the URL of another collector
+PREVIEW_VARIABLE: Final = "KEDRO_TELEMETRY_PREVIEW"  # show each event, and send nothing
 
 MAX_MESSAGE: Final = 4096  # bytes: fits in the buffer of a pipe on every system
 MAX_URL: Final = 200  # characters
@@ -47,7 +50,7 @@ MAX_WORDS: Final = 32  # words of a command, `kedro` included
 
 # The sender's time, in seconds.
 PAUSE: Final = 0.5  # lets a command that ends finish first, also on a single core
-CONNECTION_TIMEOUT: Final = 1.5  # for each address of the collector, and each read
+CONNECTION_TIMEOUT: Final = 1.5  # for each IP address of the collector, and each read
 LIFETIME: Final = 4.5  # from start to end, whatever happens
 
 
@@ -285,30 +288,34 @@ def endpoint() -> str:
     """
     from urllib.parse import urlsplit
 
-    url = os.environ.get(ENDPOINT, DEFAULT_ENDPOINT)
+    url = os.environ.get(ENDPOINT_VARIABLE, DEFAULT_ENDPOINT)
     if len(url) > MAX_URL:
-        raise ValueError(f"{ENDPOINT} is longer than {MAX_URL} characters")
+        raise ValueError(f"{ENDPOINT_VARIABLE} is longer than {MAX_URL} characters")
     if not url.isascii() or not url.isprintable() or set(url) & set(" \\%#"):
-        raise ValueError(f"{ENDPOINT} has a character that is not allowed")
+        raise ValueError(f"{ENDPOINT_VARIABLE} has a character that is not allowed")
     if "@" in url:
-        raise ValueError(f"{ENDPOINT} must not contain a user name, a password or @")
+        raise ValueError(
+            f"{ENDPOINT_VARIABLE} must not contain a user name, a password or @"
+        )
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
     except ValueError:
-        raise ValueError(f"{ENDPOINT} has an invalid host or port") from None
-    # urllib parses the URL again in its own way, so nothing may stand beside these two.
+        raise ValueError(f"{ENDPOINT_VARIABLE} has an invalid host or port") from None
+    # urllib parses the URL again, in its own way. So there must be nothing but the host
+    # and the port between "//" and the path.
     authority = f"[{host}]" if ":" in host else host
     if port is not None:
         authority += f":{port}"
     if not host or port == 0 or parts.netloc.lower() != authority:
-        raise ValueError(f"{ENDPOINT} has an invalid host or port")
+        raise ValueError(f"{ENDPOINT_VARIABLE} has an invalid host or port")
     if parts.scheme == "https":
         return url
     if parts.scheme == "http" and is_loopback_address(host):
         return url
     raise ValueError(
-        f"{ENDPOINT} must be an https:// URL, or http:// with a loopback IP address"
+        f"{ENDPOINT_VARIABLE} must be an https:// URL,"
+        " or http:// with a loopback IP address"
     )
 
 
@@ -357,7 +364,7 @@ def parse_proxy(variable: str, proxy: str) -> str:
     if "://" in proxy:
         scheme, _, authority = proxy.partition("://")
     if scheme.lower() != "http":
-        raise ValueError(f"{variable} is not an http:// proxy")
+        raise ValueError(f"{variable} does not name an http:// proxy")
     authority = authority.removesuffix("/")
     try:
         parts = urlsplit(f"//{authority}")
@@ -366,7 +373,7 @@ def parse_proxy(variable: str, proxy: str) -> str:
         host, port = None, None
     is_clean = proxy.isprintable() and not set(authority) & set(" /?#")
     if not host or port == 0 or not is_clean:
-        raise ValueError(f"{variable} has an invalid host or port")
+        raise ValueError(f"{variable} is not http://[user:password@]host:port")
     return authority if port else f"{authority.removesuffix(':')}:80"
 
 
@@ -388,7 +395,7 @@ def request_headers(url: str, event: bytes) -> dict[str, str]:
 
 
 def send() -> None:
-    """Post the event on standard input. An error ends the process; nobody sees it."""
+    """Read a message and post its event. An error ends the process; nobody sees it."""
     import faulthandler
 
     # Ends the process on every platform, also in the middle of a name look-up.
@@ -413,10 +420,10 @@ def send() -> None:
         opener.add_handler(request.HTTPHandler())
     proxy = find_proxy(url)
     if proxy:  # then the URL is https: the proxy sees the host and encrypted bytes
-        credentials, _, address = proxy.rpartition("@")
-        post.set_proxy(address, "http")
+        credentials, _, host_and_port = proxy.rpartition("@")
+        post.set_proxy(host_and_port, "http")
         if credentials:
-            user, _, password = credentials.partition(":")
+            user, _, password = credentials.partition(":")  # perhaps no password
             basic = b64encode(unquote_to_bytes(f"{user}:{password}")).decode("ascii")
             post.add_header("Proxy-Authorization", f"Basic {basic}")
     opener.open(post, timeout=CONNECTION_TIMEOUT)
@@ -489,7 +496,7 @@ def read_own_file(path: str, limit: int, refused_mode: int) -> bytes:
             if found.st_uid != os.geteuid():
                 raise PermissionError("it belongs to another user")
             if found.st_mode & refused_mode:
-                raise PermissionError("others can write to it (chmod go-w)")
+                raise PermissionError("others have too much access to it (chmod go-w)")
         return file.read(found.st_size)
 
 
@@ -595,7 +602,7 @@ def read_line(seconds: float) -> str | None:
 # --- Git: a tracked `.telemetry` may hold somebody else's answer ---
 
 MAX_INDEX: Final = 8 * 1024 * 1024  # bytes: about 80,000 files
-MAX_PATH: Final = 4096  # bytes; in version 4, each path can be longer than the last
+MAX_PATH: Final = 4096  # bytes; a small index of version 4 can have very long paths
 
 
 def is_tracked_by_git(project: str) -> bool:
@@ -614,7 +621,7 @@ def is_tracked_by_git(project: str) -> bool:
             continue
         for path in read_git_index(index):
             parent, _, name = path.rpartition(b"/")
-            # In any case: macOS and Windows take `.Telemetry` for the same file.
+            # macOS and Windows take `.Telemetry` for the same file.
             is_telemetry = name.lower() == b".telemetry"
             if is_telemetry and is_same(top / os.fsdecode(parent), project):
                 return True
@@ -651,7 +658,7 @@ def read_git_index(index: bytes) -> Iterator[bytes]:
     version = int.from_bytes(index[4:8], "big")
     if index[:4] != b"DIRC" or version not in (2, 3, 4):
         raise ValueError("unknown version")
-    start = 12
+    start = 12  # after "DIRC", the version and the number of entries
     path = b""
     for _ in range(int.from_bytes(index[8:12], "big")):
         # An entry: 40 bytes of file status, 20 of object name, 2 of flags. A flag, the
@@ -690,8 +697,8 @@ def read_git_index(index: bytes) -> Iterator[bytes]:
 def read_number(data: bytes, position: int) -> tuple[int, int]:
     """Return a number in git's "offset encoding", and the position after it.
 
-    Each byte has 7 bits of it. Its highest bit tells that another byte follows, for
-    which git adds 1.
+    Each byte has 7 bits of it, the highest bits first. If the top bit of a byte is set,
+    another byte follows. Before that is appended, 1 is added to the number so far.
     """
     number = data[position] & 0x7F
     while data[position] & 0x80:
@@ -734,15 +741,14 @@ def decide(project: str | None) -> Decision:
     """Decide whether a command in this project folder may send an event, and why.
 
     The first rule that applies decides. They are explained in SECURITY.md.
-      1  a switch is set                              OFF
-      2  a CI system, or shell completion             OFF
-      3  not in a Kedro project                       OFF
-      4  .telemetry is there, but not a trusted yes   OFF
-      5  git tracks .telemetry                        OFF
-      6  .telemetry is a trusted yes                  ON
-      7  it is not there, and somebody can answer     ASK
-      8  otherwise                                    OFF
-    Rule 5 takes the longest, so it is checked last: it can only turn 6 and 7 to OFF.
+      1  a switch is set                                  OFF
+      2  a CI system, or shell completion                 OFF
+      3  not in a Kedro project                           OFF
+      4  .telemetry is there, but not a trusted yes       OFF
+      5  it is not there, and nobody can answer           OFF
+      6  git tracks it (late, because this takes longest) OFF
+      7  it is a trusted yes                              ON
+      8  it is not there                                  ASK
     An error counts as a no.
     """
     for name in (*SWITCHES, *CI_VARIABLES):
@@ -835,7 +841,7 @@ def ask(project: str) -> bool:
     if line is None:
         discard_input(sys.stdin.fileno())  # a part of a line
         sys.stderr.write(
-            "\nNo answer, which counts as no. To change it: kedro-telemetry allow\n"
+            "\nNo answer in 30 seconds: taken as no. Undo: kedro-telemetry allow\n"
         )
         agreed = False
     elif line.lower() in ("y\n", "yes\n"):
@@ -885,7 +891,7 @@ def salt_name() -> str:
 
 
 def read_salt() -> bytes | None:
-    """Return this month's salt if it is stored: 64 hexadecimal digits."""
+    """Return this month's salt, or None. It is stored as 64 hexadecimal digits."""
     folder = salt_folder()
     if folder is None:
         return None
@@ -911,7 +917,7 @@ def prepare_salt() -> bytes:
         make_own_folder(folder)
         delete_past_salts(folder)
         if read_salt() is None:
-            store_salt(os.path.join(folder, salt_name()), new)
+            store_salt(folder, new)
     return read_salt() or new
 
 
@@ -940,8 +946,9 @@ def make_own_folder(folder: str) -> None:
         raise PermissionError("it belongs to another user")
 
 
-def store_salt(path: str, salt: bytes) -> None:
+def store_salt(folder: str, salt: bytes) -> None:
     """Store a salt, unless another command was first. Raises OSError."""
+    path = os.path.join(folder, salt_name())
     if os.path.lexists(path) and read_salt() is None:  # it cannot be trusted
         os.unlink(path)
     draft = f"{path}.{os.urandom(8).hex()}"
@@ -1000,11 +1007,12 @@ def count_objects(run_params: Mapping[str, Any], catalog: Any) -> dict[str, int]
     with suppress(Exception):
         from kedro.framework.project import pipelines
 
-        # Kedro has loaded all pipelines only if the run names none of them.
+        # Kedro loads all pipelines only if the run selects none. A service session then
+        # names "__default__".
         selected = run_params.get("pipeline_names") or run_params.get("pipeline_name")
-        names_none = selected in (None, [], ["__default__"], "__default__")
+        is_whole_project = selected in (None, [], ["__default__"], "__default__")
         requested = getattr(pipelines, "_requested_pipelines", None)  # Kedro 1.7
-        if names_none and not requested and pipelines._is_data_loaded:
+        if is_whole_project and not requested and pipelines._is_data_loaded:
             nodes = pipelines["__default__"]._nodes_by_name
             counts["number_of_nodes"] = len(nodes)
             counts["number_of_pipelines"] = len(pipelines)
@@ -1110,7 +1118,7 @@ def start_sender(message: bytes) -> None:
 
 
 def reap_senders() -> None:
-    """Reap the senders that have ended, so that they do not remain as zombies."""
+    """Reap earlier senders that have ended. The last stays until this process ends."""
     if sys.platform == "win32":
         return
     for process_id in sender_ids[:]:
@@ -1149,7 +1157,7 @@ class TelemetryHook:
     @HookimplMarker("kedro")
     def before_pipeline_run(self, run_params: Mapping[str, Any], catalog: Any) -> None:
         counts = None
-        with suppress(Exception):  # an error means that this is not the command's run
+        with suppress(Exception):  # after an error, the command's end sends the event
             if self.command and is_run_of(self.command, run_params):
                 counts = count_objects(run_params, catalog)
         if counts is not None:
@@ -1174,7 +1182,7 @@ def prepare(metadata: Any, args: Sequence[str]) -> Command | None:
     """
     project = str(metadata.project_path) if metadata else None
     decision = decide(project)
-    is_preview = bool(os.environ.get(PREVIEW))
+    is_preview = bool(os.environ.get(PREVIEW_VARIABLE))
     if project and decision.state == ASK and not is_preview and not find_obstacle():
         state = ON if ask(project) else OFF
         decision = Decision(state, "this was the answer to the question")
@@ -1187,8 +1195,8 @@ def is_run_of(command: Command, run_params: Mapping[str, Any]) -> bool:
     """Return whether this is the run of that `kedro run`, not some other session."""
     if command.args[:1] != ["run"]:
         return False
-    # In a script, `kedro run --help` can end without a call of `after_command_run`. A
-    # session that the script starts later is not its run.
+    # --help runs nothing. Kedro may not report its end in a script, and a session that
+    # the script starts later is not this run.
     if "--help" in command.args or "-h" in command.args:
         return False
     return Path(run_params["project_path"]) == Path(command.metadata.project_path)
@@ -1196,7 +1204,7 @@ def is_run_of(command: Command, run_params: Mapping[str, Any]) -> bool:
 
 def report(command: Command, counts: Mapping[str, int]) -> None:
     """Send the event of this command, or show it in preview mode."""
-    if os.environ.get(PREVIEW):
+    if os.environ.get(PREVIEW_VARIABLE):
         if not is_completing():
             salt = read_salt() or os.urandom(32)
             message = build_message(command.args, command.metadata, counts, salt)
@@ -1215,7 +1223,7 @@ def preview(decision: Decision, message: bytes) -> str:
         f"Telemetry is {state}: {decision.reason}.",
     ]
     if read_salt() is None:
-        lines += ["The hashes are examples, because no salt is stored yet."]
+        lines += ["The hashes are only examples, because no salt is stored yet."]
     obstacle = find_obstacle()
     if obstacle:
         lines += [f"It would not be sent: {obstacle}.", "", event.decode(), ""]
@@ -1275,8 +1283,8 @@ def current_state(project: str | None) -> Decision:
     decision = decide(project)
     if decision.state == ASK:
         return Decision(OFF, decision.reason)
-    if decision.state == ON and os.environ.get(PREVIEW):
-        return Decision(OFF, f"the environment variable {PREVIEW} is set")
+    if decision.state == ON and os.environ.get(PREVIEW_VARIABLE):
+        return Decision(OFF, f"the environment variable {PREVIEW_VARIABLE} is set")
     obstacle = find_obstacle()
     if decision.state == ON and obstacle:
         return Decision(OFF, obstacle)
@@ -1386,13 +1394,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(
         prog="kedro-telemetry",
         description="Control whether kedro commands in this project send events.",
-        epilog="DO_NOT_TRACK=1 turns telemetry off wherever it is set.\n"
-        f"To see an event without sending it: {PREVIEW}=1 kedro info",
+        epilog="DO_NOT_TRACK=1 in the environment turns telemetry off everywhere.\n"
+        f"To see an event without sending it: {PREVIEW_VARIABLE}=1 kedro info",
         formatter_class=RawDescriptionHelpFormatter,
     )
     actions = parser.add_subparsers(dest="action", metavar="COMMAND", required=True)
     for name, text in (
-        ("status", "show whether it is on here: exit status 0 off, 1 on, 2 error"),
+        ("status", "show whether telemetry is on here (exit status: 0 off, 1 on)"),
         ("allow", "turn telemetry on for this project (writes .telemetry)"),
         ("deny", "turn telemetry off for this project (writes .telemetry)"),
         ("forget", "delete the salt: later events get new hashes"),

@@ -46,7 +46,7 @@ def _clean(
     monkeypatch: pytest.MonkeyPatch,
     attempts: Callable[[], int],
 ) -> Iterator[None]:
-    """Start clean. Fail if a process is left or something tried to leave the machine."""
+    """Start clean. Fail if a process is left, or something tried to leave."""
     before, tried = psutil.Process().children(recursive=True), attempts()
     home = tmp_path_factory.mktemp("home")
     escapes = home / "escapes.log"

@@ -1,6 +1,6 @@
 """A network of loopback alone (Linux): the kernel counts what tries to leave it.
 
-This also holds for the sender, which runs isolated and so without the guard in `guard/`.
+This covers the sender as well, which runs isolated, so without the guard in `guard/`.
 """
 
 from __future__ import annotations

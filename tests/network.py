@@ -55,7 +55,7 @@ def run_sender(
     return subprocess.run(
         [*wrapper, *support.SENDER],
         input=message,
-        env={plugin.ENDPOINT: url, "PATH": os.environ["PATH"], **variables},
+        env={plugin.ENDPOINT_VARIABLE: url, "PATH": os.environ["PATH"], **variables},
         capture_output=True,
         timeout=30,
         check=False,

@@ -1,6 +1,6 @@
-"""Refuses every connection and look-up that would leave the machine, and notes it for the test to fail on.
+"""Refuses connections and look-ups that would leave the machine, and makes a note.
 
-Python imports this by its name in each child process that has this folder on its PYTHONPATH.
+Python imports this module by its name if this folder is on PYTHONPATH.
 """
 
 from __future__ import annotations

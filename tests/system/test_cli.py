@@ -196,5 +196,5 @@ def test_only_the_standard_library_is_loaded(action: str, project: Path) -> None
 
 
 def test_the_default_endpoint_is_shown(project: Path) -> None:
-    line = ["env", "-u", plugin.ENDPOINT, SCRIPT, "status"]
+    line = ["env", "-u", plugin.ENDPOINT_VARIABLE, SCRIPT, "status"]
     assert "https://heapanalytics.com/api/track\n" in run(*line, cwd=project).stdout

@@ -157,7 +157,7 @@ def test_a_preview_shows_what_is_sent_byte_for_byte(
     project: Path, env: dict[str, str], collector: support.Collector
 ) -> None:
     support.kedro("registry", "list", cwd=project, env=env)
-    preview = {**env, plugin.PREVIEW: "1"}
+    preview = {**env, plugin.PREVIEW_VARIABLE: "1"}
     shown = support.kedro("registry", "list", cwd=project, env=preview).stderr
     collector.wait()
     head, _, body = collector.requests[0].decode().partition("\r\n\r\n")

@@ -108,7 +108,7 @@ def test_a_command_shows_the_same_whatever_a_collector_does(project: Path) -> No
     env = dict(os.environ)
 
     def outcome(url: str) -> tuple[int, str, str]:
-        variables = {plugin.ENDPOINT: url} if url else {"DO_NOT_TRACK": "1"}
+        variables = {plugin.ENDPOINT_VARIABLE: url} if url else {"DO_NOT_TRACK": "1"}
         done = support.kedro("registry", "list", cwd=project, env=env | variables)
         return done.returncode, done.stdout, done.stderr
 
@@ -323,7 +323,7 @@ def test_relative_paths_of_trusted_authorities_work(
         )
         path = "absent:certificates"
     with support.collecting(network.over_tls(authority.context())) as collector:
-        monkeypatch.setenv(plugin.ENDPOINT, network.secure_url(collector))
+        monkeypatch.setenv(plugin.ENDPOINT_VARIABLE, network.secure_url(collector))
         monkeypatch.setenv(variable, path)
         plugin.start_sender(MESSAGE)
         collector.wait()
@@ -435,11 +435,11 @@ def test_nothing_is_sent_to_a_proxy_of_another_kind(
     )
     assert 0 not in results
     assert collector.connections == 0
-    monkeypatch.setenv(plugin.ENDPOINT, url)
+    monkeypatch.setenv(plugin.ENDPOINT_VARIABLE, url)
     for proxy in proxies:
         ((variable, value),) = proxy.items()
         monkeypatch.setenv(variable, value)
-        assert plugin.find_obstacle() == f"{variable} is not an http:// proxy"
+        assert plugin.find_obstacle() == f"{variable} does not name an http:// proxy"
         monkeypatch.delenv(variable)
 
 

@@ -78,7 +78,7 @@ def test_the_question_is_on_standard_error_and_complete(
     """Also in a narrow terminal, which wraps it."""
     master, slave = os.openpty()  # standard output is another terminal
     script = f"exec {KEDRO} > {os.ttyname(slave)}"
-    env[plugin.ENDPOINT] = plugin.DEFAULT_ENDPOINT
+    env[plugin.ENDPOINT_VARIABLE] = plugin.DEFAULT_ENDPOINT
     child = start(script, asking, env, columns=40)
     child.expect_exact(PROMPT)
     lines = (child.before or "").split("\r\n")
@@ -262,9 +262,9 @@ TRACED += "from kedro.framework.cli import main; main()' registry list"
         f"set -m; {KEDRO} & wait -f $!",
         f"DO_NOT_TRACK=1 {KEDRO}",
         f"GITLAB_CI=true {KEDRO}",
-        f"{plugin.ENDPOINT}=http://collector.example/ {KEDRO}",
-        f"{plugin.ENDPOINT}=https://collector.example/ ALL_PROXY=socks5://a {KEDRO}",
-        f"{plugin.PREVIEW}=1 {KEDRO}",
+        f"{plugin.ENDPOINT_VARIABLE}=http://collector.example/ {KEDRO}",
+        f"{plugin.ENDPOINT_VARIABLE}=https://a.example/ ALL_PROXY=socks5://a {KEDRO}",
+        f"{plugin.PREVIEW_VARIABLE}=1 {KEDRO}",
         TRACED,
     ],
 )

@@ -102,7 +102,7 @@ def test_it_reads_no_more_than_a_message(collector: support.Collector) -> None:
         support.SENDER,
         stdin=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        env={plugin.ENDPOINT: collector.url},
+        env={plugin.ENDPOINT_VARIABLE: collector.url},
     ) as process:
         assert process.stdin
         written = 0
@@ -119,7 +119,7 @@ def test_it_ends_although_its_input_does_not(collector: support.Collector) -> No
             support.SENDER,
             stdin=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={plugin.ENDPOINT: collector.url},
+            env={plugin.ENDPOINT_VARIABLE: collector.url},
         ) as process:
             assert process.stdin
             process.stdin.write(data)
@@ -183,7 +183,7 @@ def test_it_is_given_nothing_of_the_users(
     with support.collecting(gate) as found, (tmp_path / "secret").open("w") as secret:
         os.set_inheritable(secret.fileno(), True)
         allowed = {"NO_PROXY": "a", "no_proxy": "b", "ALL_PROXY": "http://127.0.0.1:9"}
-        allowed[plugin.ENDPOINT] = found.url
+        allowed[plugin.ENDPOINT_VARIABLE] = found.url
         for name, value in {**allowed, "SECRET": "acme", "PYTHONPATH": "acme"}.items():
             monkeypatch.setenv(name, value)
         plugin.start_sender(MESSAGE)
@@ -210,7 +210,7 @@ def test_it_is_given_nothing_of_the_users(
 def test_it_loads_next_to_nothing_before_its_pause(
     collector: support.Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(plugin.ENDPOINT, collector.url)
+    monkeypatch.setenv(plugin.ENDPOINT_VARIABLE, collector.url)
     plugin.start_sender(MESSAGE)
     (process,) = support.senders()
     time.sleep(0.3)  # it has started, and its pause is not over
@@ -223,7 +223,7 @@ def test_it_loads_next_to_nothing_before_its_pause(
 
 def test_it_loads_only_the_standard_library(collector: support.Collector) -> None:
     traced = [sys.executable, "-X", "importtime", *support.SENDER[1:]]
-    env = {plugin.ENDPOINT: collector.url}
+    env = {plugin.ENDPOINT_VARIABLE: collector.url}
     done = subprocess.run(
         traced, input=MESSAGE, env=env, capture_output=True, check=True
     )
@@ -242,7 +242,7 @@ def test_it_writes_no_bytecode(tmp_path: Path, collector: support.Collector) -> 
     copy = tmp_path / "plugin.py"
     copy.write_bytes(support.PLUGIN.read_bytes())
     command = [*support.SENDER[:-1], str(copy)]
-    env = {plugin.ENDPOINT: collector.url}
+    env = {plugin.ENDPOINT_VARIABLE: collector.url}
     subprocess.run(command, input=MESSAGE, env=env, check=True)
     assert list(tmp_path.iterdir()) == [copy]
     assert support.SENDER[3] == "-B"
@@ -269,7 +269,7 @@ def test_it_takes_at_most_32_megabytes(scheme: str, tmp_path: Path) -> None:
         answer = network.over_tls(authority.context())
     with support.collecting(answer) as found:
         url = network.secure_url(found) if scheme == "https" else found.url
-        env = {plugin.ENDPOINT: url, **authority.trust}
+        env = {plugin.ENDPOINT_VARIABLE: url, **authority.trust}
         # A small parent, because a child begins with the memory of its parent.
         meter = [sys.executable, "-I", "-S", "-c", METER, *support.SENDER]
         done = subprocess.run(
@@ -313,7 +313,7 @@ def test_its_lines_are_counted_by_coverage(
     command = [sys.executable, "-m", "coverage", "run", *options, str(support.PLUGIN)]
 
     def run(message: bytes, url: str, **variables: str) -> int:
-        env = {plugin.ENDPOINT: url, **variables}
+        env = {plugin.ENDPOINT_VARIABLE: url, **variables}
         return subprocess.run(
             command,
             input=message,

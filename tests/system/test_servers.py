@@ -151,7 +151,7 @@ def test_a_command_goes_through_tinyproxy_to_nginx(
         env = {
             **os.environ,
             **nginx.trust,
-            plugin.ENDPOINT: nginx.url.replace("localhost", HOST),
+            plugin.ENDPOINT_VARIABLE: nginx.url.replace("localhost", HOST),
             "HTTPS_PROXY": f"http://someone:s3cr3t@127.0.0.1:{port}",
         }
         done = support.kedro("registry", "list", cwd=project, env=env)

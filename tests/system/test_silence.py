@@ -91,9 +91,15 @@ OFF: dict[str, tuple[dict[str, str], Callable[[Path], None]]] = {
     "a folder": ({}, folder),
     "no answer and no terminal": ({}, no_answer),
     "tracked by git": ({}, tracked),
-    "endpoint refused": ({plugin.ENDPOINT: "http://collector.example/"}, nothing),
+    "endpoint refused": (
+        {plugin.ENDPOINT_VARIABLE: "http://collector.example/"},
+        nothing,
+    ),
     "proxy refused": (
-        {plugin.ENDPOINT: "https://collector.example/", "ALL_PROXY": "socks5://a"},
+        {
+            plugin.ENDPOINT_VARIABLE: "https://collector.example/",
+            "ALL_PROXY": "socks5://a",
+        },
         nothing,
     ),
 }
@@ -185,7 +191,7 @@ def test_a_preview_only_writes_to_standard_error(
     tmp_path: Path,
 ) -> None:
     prepare(project)
-    variables = {**env, plugin.PREVIEW: "1"}
+    variables = {**env, plugin.PREVIEW_VARIABLE: "1"}
     done, found = strace.run(
         tmp_path / "trace", KEDRO, "registry", "list", cwd=project, env=variables
     )
@@ -234,7 +240,7 @@ def test_only_the_sender_uses_the_network(
     assert [path for path in sender.opened if path.startswith(str(home))] == []
     ((_, environment),) = sender.programs
     assert sorted(environment) == [
-        f"{plugin.ENDPOINT}={collector.url}",
+        f"{plugin.ENDPOINT_VARIABLE}={collector.url}",
         "NO_PROXY=a",
         f"SSL_CERT_FILE={project / 'ca.pem'}",
     ]
@@ -265,7 +271,7 @@ def test_the_command_does_not_wait_for_the_sender(
         collector.stopping.wait(20)
 
     with support.collecting(silent) as collector:
-        variables = {**env, plugin.ENDPOINT: collector.url}
+        variables = {**env, plugin.ENDPOINT_VARIABLE: collector.url}
         done = support.kedro("info", cwd=project, env=variables)
         assert done.returncode == 0
         (sender,) = support.senders()  # the command has ended

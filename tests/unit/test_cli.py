@@ -16,7 +16,17 @@ import pytest
 import support
 
 from kedro_telemetry import plugin
-from kedro_telemetry.plugin import ENDPOINT, PREVIEW, main, prepare_salt, salt_name
+from kedro_telemetry.plugin import (
+    ENDPOINT_VARIABLE as ENDPOINT,
+)
+from kedro_telemetry.plugin import (
+    PREVIEW_VARIABLE as PREVIEW,
+)
+from kedro_telemetry.plugin import (
+    main,
+    prepare_salt,
+    salt_name,
+)
 
 SCRIPT = "import sys; from kedro_telemetry.plugin import main; sys.exit(main())"
 Show = Callable[..., tuple[int, list[str]]]
@@ -77,7 +87,10 @@ def test_status_shows_what_a_reviewer_compares(
         ({"_KD_COMPLETE": "zsh_source"}, "shell completion"),
         ({PREVIEW: "1"}, f"{PREVIEW} is set"),
         ({ENDPOINT: "nowhere"}, f"{ENDPOINT} has an invalid host"),
-        ({ENDPOINT: "https://192.0.2.1/", "ALL_PROXY": "socks5://x:1"}, "ALL_PROXY is"),
+        (
+            {ENDPOINT: "https://192.0.2.1/", "ALL_PROXY": "socks5://x:1"},
+            "ALL_PROXY does not",
+        ),
     ],
 )
 def test_status_says_why_nothing_would_be_sent(
@@ -363,7 +376,7 @@ def test_help_explains_each_action(
     assert ended.value.code == 0
     text = capsys.readouterr().out
     for words in (
-        *("status", "allow", "deny", "forget", "exit status 0 off, 1 on"),
+        *("status", "allow", "deny", "forget", "exit status: 0 off, 1 on"),
         *("writes .telemetry", "DO_NOT_TRACK=1", f"{PREVIEW}=1 kedro info"),
     ):
         assert words in text

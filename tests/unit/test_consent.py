@@ -238,7 +238,7 @@ def test_an_answer_that_others_can_write_is_off(folder: Path) -> None:
         assert decision(folder)[0] == ON
     for mode in (0o664, 0o646, 0o666):
         (folder / ".telemetry").chmod(mode)
-        assert "others can write to it" in decision(folder)[1]
+        assert "others have too much access to it" in decision(folder)[1]
 
 
 def test_a_project_folder_that_cannot_be_read_is_off(tmp_path: Path) -> None:

@@ -29,7 +29,16 @@ from kedro.framework.hooks.manager import (
 from kedro.framework.project import pipelines
 
 from kedro_telemetry import plugin
-from kedro_telemetry.plugin import ENDPOINT, PREVIEW, TelemetryHook, telemetry_hook
+from kedro_telemetry.plugin import (
+    ENDPOINT_VARIABLE as ENDPOINT,
+)
+from kedro_telemetry.plugin import (
+    PREVIEW_VARIABLE as PREVIEW,
+)
+from kedro_telemetry.plugin import (
+    TelemetryHook,
+    telemetry_hook,
+)
 
 CATALOG = SimpleNamespace(keys=lambda: ["a", "b", "parameters"])
 
@@ -493,7 +502,7 @@ ON = [
     "Preview only, nothing is sent.",
     "Telemetry is on: .telemetry says `consent: true`.",
 ]
-EXAMPLES = "The hashes are examples, because no salt is stored yet."
+EXAMPLES = "The hashes are only examples, because no salt is stored yet."
 
 
 @pytest.fixture

@@ -347,6 +347,6 @@ def test_a_salt_that_another_command_stored_first_is_used(path: Path) -> None:
     path.write_text(SALT.hex())
     path.chmod(0o600)
     with pytest.raises(FileExistsError):
-        store_salt(str(path), bytes(32))
+        store_salt(str(path.parent), bytes(32))
     assert read_salt() == SALT
     assert os.listdir(path.parent) == [path.name]

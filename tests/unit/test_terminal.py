@@ -220,7 +220,7 @@ def test_nobody_answering_is_saved_as_a_no(
     asked = Asked(tmp_path, keyboard, keys)
     assert not asked.agreed
     assert asked.saved == "consent: false\n"
-    assert "\nNo answer, which counts as no." in asked.shown.getvalue()
+    assert "\nNo answer in 30 seconds: taken as no." in asked.shown.getvalue()
 
 
 def test_an_answer_that_cannot_be_saved_counts_for_this_command(
@@ -246,7 +246,7 @@ def test_ctrl_c_saves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_the_question_names_everything_in_eight_lines(
     keyboard: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv(plugin.ENDPOINT)
+    monkeypatch.delenv(plugin.ENDPOINT_VARIABLE)
     lines = Asked(tmp_path, keyboard, b"\n").shown.getvalue().splitlines()
     assert len(lines) <= 8 + 1, "and the prompt"
     assert max(map(len, lines)) <= 80
