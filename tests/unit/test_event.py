@@ -141,6 +141,7 @@ INVALID: list[tuple[str, Any]] = [
     ("python_version", "3.\u0661"),
     ("os", "Linux"),
     ("os", "linux2"),
+    ("os", "cygwin"),
     ("os", ""),
     ("tools", ""),
     ("tools", "linting"),

@@ -147,6 +147,7 @@ def test_the_environment_names_the_proxy(
         ("collector.example.org", COLLECTOR, False),
         ("", COLLECTOR, False),
         (",", COLLECTOR, False),
+        (",", "https://collector.example./x", False),
         (".", COLLECTOR, False),
     ],
 )
