@@ -398,6 +398,9 @@ def send() -> None:
     """Read a message and post its event. An error ends the process; nobody sees it."""
     import faulthandler
 
+    # In its own session, Ctrl-C and a closed terminal do not end the sender.
+    if sys.platform != "win32" and os.getpgrp() != os.getpid():
+        os.setsid()
     # Ends the process on every platform, also in the middle of a name look-up.
     faulthandler.dump_traceback_later(LIFETIME, exit=True)
     time.sleep(PAUSE)
@@ -611,40 +614,41 @@ def is_tracked_by_git(project: str) -> bool:
     Raises OSError, ValueError or LookupError if that cannot be told.
     """
     project = os.path.realpath(project)
-    for top in (Path(project), *Path(project).parents):
+    top = ""
+    parent = project
+    while parent != top:  # up to the root, which is its own parent
+        top = parent
+        parent = os.path.dirname(top)
         folder = find_git_folder(top)
         if folder is None:
             continue
         try:
-            index = read_file(str(folder / "index"), MAX_INDEX)
+            index = read_file(os.path.join(folder, "index"), MAX_INDEX)
         except FileNotFoundError:  # a repository in which nothing was added yet
             continue
         for path in read_git_index(index):
-            parent, _, name = path.rpartition(b"/")
+            tracked_folder, _, name = path.rpartition(b"/")
             # macOS and Windows take `.Telemetry` for the same file.
-            is_telemetry = name.lower() == b".telemetry"
-            if is_telemetry and is_same(top / os.fsdecode(parent), project):
-                return True
+            if name.lower() == b".telemetry":
+                candidate = os.path.join(top, os.fsdecode(tracked_folder))
+                if os.path.isdir(candidate) and os.path.samefile(candidate, project):
+                    return True
     return False
 
 
-def is_same(folder: Path, project: str) -> bool:
-    return folder.is_dir() and folder.samefile(project)
-
-
-def find_git_folder(top: Path) -> Path | None:
+def find_git_folder(top: str) -> str | None:
     """Return the git folder of the repository with this top folder, or None.
 
     It is `.git`. In a worktree or submodule, `.git` is a file that names it.
     """
-    dot_git = top / ".git"
+    dot_git = os.path.join(top, ".git")
     if not os.path.lexists(dot_git):
         return None
-    if dot_git.is_dir():
+    if os.path.isdir(dot_git):
         return dot_git
-    label, _, name = read_file(str(dot_git), 4096).partition(b": ")
-    folder = top / os.fsdecode(name.rstrip(b"\r\n"))
-    if label != b"gitdir" or not folder.is_dir():
+    label, _, name = read_file(dot_git, 4096).partition(b": ")
+    folder = os.path.join(top, os.fsdecode(name.rstrip(b"\r\n")))
+    if label != b"gitdir" or not os.path.isdir(folder):
         raise ValueError(".git does not name a folder")
     return folder
 
@@ -913,12 +917,13 @@ def prepare_salt() -> bytes:
     folder = salt_folder()
     if folder is None:
         return new
+    salt = read_salt()
     with suppress(OSError):
-        make_own_folder(folder)
-        delete_past_salts(folder)
-        if read_salt() is None:
+        if salt is None:
+            make_own_folder(folder)
             store_salt(folder, new)
-    return read_salt() or new
+        delete_past_salts(folder)
+    return salt or read_salt() or new
 
 
 def delete_past_salts(folder: str) -> None:
@@ -1099,7 +1104,8 @@ def start_sender(message: bytes) -> None:
     reap_senders()
     creation_flags = 0
     if sys.platform == "win32":
-        creation_flags = subprocess.CREATE_NO_WINDOW
+        creation_flags |= subprocess.CREATE_NO_WINDOW
+        creation_flags |= subprocess.BELOW_NORMAL_PRIORITY_CLASS
     sender = subprocess.Popen(
         [sys.executable, "-I", "-S", "-B", os.path.abspath(__file__)],
         stdin=subprocess.PIPE,
@@ -1107,7 +1113,6 @@ def start_sender(message: bytes) -> None:
         stderr=subprocess.DEVNULL,
         cwd=os.sep,
         env=sender_environment(),
-        start_new_session=True,
         creationflags=creation_flags,
     )
     sender_ids.append(sender.pid)
@@ -1115,6 +1120,8 @@ def start_sender(message: bytes) -> None:
     assert sender.stdin  # for the type checker: it is a pipe
     with sender.stdin as pipe:
         pipe.write(message)
+    if sys.platform != "win32":
+        os.setpriority(os.PRIO_PROCESS, sender.pid, 10)  # lets the command finish first
 
 
 def reap_senders() -> None:

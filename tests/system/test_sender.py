@@ -194,6 +194,7 @@ def test_it_is_given_nothing_of_the_users(
             assert process.cwd() == "/"
             assert process.environ() == allowed
             assert os.getsid(process.pid) == process.pid != os.getsid(0)
+            assert process.nice() == 10
             assert process.num_threads() <= 2  # one of them is the timer
             files = {
                 int(file.name): os.readlink(file)

@@ -342,7 +342,7 @@ def test_a_git_file_names_the_git_folder(end: bytes, repo: Path) -> None:
     (repo / ".git").rename(repo / "real folder")
     for name in (b"real folder", os.fsencode(repo / "real folder")):
         (repo / ".git").write_bytes(b"gitdir: " + name + end)
-        found = find_git_folder(repo)
+        found = find_git_folder(str(repo))
         assert found
-        assert found.samefile(repo / "real folder")
+        assert os.path.samefile(found, repo / "real folder")
         assert decide(str(repo)).state == ON

@@ -360,7 +360,7 @@ REPORT = """#!{python} -IS
 import json, os, sys
 found = dict(
     arguments=sys.argv[1:], input=sys.stdin.read(), folder=os.getcwd(),
-    session=os.getsid(0) == os.getpid(), environment=dict(os.environ),
+    environment=dict(os.environ),
     files=[os.path.realpath(f"/proc/self/fd/{{n}}") for n in (1, 2)],
     descriptors=len(os.listdir("/proc/self/fd")),
 )
@@ -404,7 +404,6 @@ def test_the_sender_gets_the_message_and_nothing_else(
         "arguments": ["-I", "-S", "-B", str(support.PLUGIN)],
         "input": "the message",
         "folder": "/",
-        "session": True,
         "environment": passed
         | {
             "SSL_CERT_FILE": f"{tmp_path}/ca.pem",

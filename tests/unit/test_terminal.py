@@ -399,7 +399,7 @@ def test_windows_names_its_user(
     assert windows.plugin.login_name() == "ada"
 
 
-def test_windows_starts_the_sender_without_a_window(
+def test_windows_starts_the_sender_without_a_window_and_with_a_low_priority(
     windows: Windows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[dict[str, Any]] = []
@@ -408,11 +408,13 @@ def test_windows_starts_the_sender_without_a_window(
         started.append(options)
         return SimpleNamespace(stdin=io.BytesIO(), pid=0)
 
-    monkeypatch.setattr(subprocess, "CREATE_NO_WINDOW", 0x08000000, raising=False)
+    flags = {"CREATE_NO_WINDOW": 0x08000000, "BELOW_NORMAL_PRIORITY_CLASS": 0x4000}
+    for name, value in flags.items():
+        monkeypatch.setattr(subprocess, name, value, raising=False)
     monkeypatch.setattr(subprocess, "Popen", start)
     windows.plugin.start_sender(b"message")
     windows.plugin.start_sender(b"message")
-    assert [options["creationflags"] for options in started] == [0x08000000] * 2
+    assert [options["creationflags"] for options in started] == [0x08004000] * 2
 
 
 # --- macOS and other systems ---
