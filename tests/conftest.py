@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import psutil
 import pytest
 
@@ -19,6 +20,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "guard"))
 import namespace
 import sitecustomize  # noqa: F401  # guards this process like its children
 import support
+
+# For tests/tools/mutation.py, where the first input that fails is enough.
+hypothesis.settings.register_profile(
+    "mutation",
+    database=None,
+    phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
+)
 
 # A suite started in the background would pass on that Ctrl-C is ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
