@@ -1,29 +1,33 @@
-"""What the tests of the sender share: a message, its process, TLS on loopback."""
+"""What the tests of the sender share: a message, the process, TLS on loopback."""
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import socket
 import ssl
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
+import psutil
 import support
 import trustme
 
-from kedro_telemetry import plugin
-
-PROPERTIES = {
+ENDPOINT = "KEDRO_TELEMETRY_ENDPOINT"
+HOST = "collector.test"  # nobody knows this name, unless a test replaces /etc/hosts
+PROPERTIES: dict[str, object] = {
     "username": "0123456789abcdef" * 2,
     "package_name": "fedcba9876543210" * 2,
     "command": "kedro run --pipeline *****",
     "project_version": "1.7.0",
-    "telemetry_version": plugin.VERSION,
+    "telemetry_version": "1.1.0+hardened",
     "python_version": "3.11",
     "os": "linux",
     "tools": "Linting, Documentation",
@@ -33,8 +37,6 @@ PROPERTIES = {
     "number_of_pipelines": 3,
 }
 MESSAGE = json.dumps(PROPERTIES).encode()
-EVENT = plugin.build_event(MESSAGE)
-HOST = "collector.test"  # a name that is not on loopback; tests resolve it themselves
 
 Input = TypeVar("Input")
 Result = TypeVar("Result")
@@ -43,31 +45,78 @@ Result = TypeVar("Result")
 def side_by_side(
     function: Callable[[Input], Result], inputs: Iterable[Input]
 ) -> list[Result]:
-    """Run these at the same time: most of a sender's life is waiting."""
-    with ThreadPoolExecutor(12) as pool:
+    """Call the function for all inputs at once: most of a sender's life is waiting."""
+    with ThreadPoolExecutor(8) as pool:
         return list(pool.map(function, inputs))
 
 
 def run_sender(
-    message: bytes, url: str, wrapper: Iterable[str] = (), **variables: str
+    message: bytes, url: str | None, wrapper: Iterable[str] = (), **variables: str
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run a sender with this input to its end."""
+    """Run a sender with this input to its end. Status 0 means that it has posted."""
+    endpoint = {} if url is None else {ENDPOINT: url}
     return subprocess.run(
         [*wrapper, *support.SENDER],
         input=message,
-        env={plugin.ENDPOINT_VARIABLE: url, "PATH": os.environ["PATH"], **variables},
+        env={"PATH": os.environ["PATH"], **endpoint, **variables},
         capture_output=True,
         timeout=30,
         check=False,
     )
 
 
-def request_bytes(url: str, event: bytes = EVENT) -> bytes:
-    """Return what must arrive at this URL, byte for byte."""
-    lines = [f"POST /{url.split('/', 3)[3]} HTTP/1.1"]
-    headers = plugin.request_headers(url, event)
-    lines += [f"{name}: {value}" for name, value in headers.items()]
-    return "\r\n".join([*lines, "", ""]).encode() + event
+def senders_to(url: str) -> list[psutil.Process]:
+    found = []
+    for process in support.senders():
+        with suppress(psutil.Error):
+            if process.environ().get(ENDPOINT) == url:
+                found.append(process)
+    return found
+
+
+def end_in_time(*runs: Callable[[], object]) -> bool:
+    """Return whether all of these end like a process that sleeps for 4.5 seconds.
+
+    Then they end within 5 seconds, unless the machine needs so long to start one.
+    """
+
+    def seconds(run: Callable[[], object]) -> float:
+        start = time.monotonic()
+        run()
+        return time.monotonic() - start
+
+    def sleep() -> None:
+        subprocess.run([sys.executable, "-c", "import time; time.sleep(4.5)"])
+
+    slept, *others = side_by_side(seconds, [sleep, *runs])
+    return max(others) < slept + 0.5
+
+
+def event_bytes(properties: dict[str, object] = PROPERTIES) -> bytes:
+    """Return the event that must arrive for these properties. They have a count."""
+    event = {
+        "app_id": "2388822444",
+        "event": "Kedro Project Statistics",
+        "identity": properties["username"],
+        "properties": properties,
+    }
+    return json.dumps(event, separators=(",", ":")).encode()
+
+
+def request_bytes(url: str, event: bytes | None = None) -> bytes:
+    """Return the request that must arrive at this URL."""
+    event = event or event_bytes()
+    host, _, path = url.partition("://")[2].partition("/")
+    head = (
+        f"POST /{path} HTTP/1.1\n"
+        f"Host: {host}\n"
+        "User-Agent: kedro-telemetry/1.1.0+hardened\n"
+        "Content-Type: application/json\n"
+        f"Content-Length: {len(event)}\n"
+        "Accept-Encoding: identity\n"
+        "Connection: close\n\n"
+    )
+    return head.replace("\n", "\r\n").encode() + event
 
 
 class Authority:
@@ -101,13 +150,20 @@ def secure_url(collector: support.Collector, host: str = "localhost") -> str:
     return f"https://{host}:{collector.port}/api/track"
 
 
-def with_files(folder: Path, **files: str) -> list[str]:
-    """Return a wrapper that replaces files of /etc for one process (Linux, root).
+@functools.cache
+def require_mount_namespaces() -> None:
+    try:
+        subprocess.run(["unshare", "--mount", "true"], check=True, capture_output=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        support.missing(f"mount namespaces (Linux, as root): {error}")
 
-    The keywords are the names, with `_` for a dot.
+
+def with_files(folder: Path, **files: str) -> list[str]:
+    """Return a wrapper that replaces files of /etc for one process.
+
+    The keywords are their names, with `_` for the dot.
     """
-    if sys.platform != "linux" or os.geteuid() != 0:
-        support.missing("mount namespaces: Linux, as root")
+    require_mount_namespaces()
     commands = []
     for name, content in files.items():
         file = folder / name.replace("_", ".", 1)
@@ -115,3 +171,9 @@ def with_files(folder: Path, **files: str) -> list[str]:
         commands.append(f"mount --bind {file} /etc/{file.name}")
     script = " && ".join([*commands, 'exec "$@"'])
     return ["unshare", "--mount", "sh", "-c", script, "sh"]
+
+
+def with_hosts(folder: Path, *addresses: str) -> list[str]:
+    """Return a wrapper that gives HOST these addresses, for one process."""
+    hosts = "".join(f"{address} {HOST}\n" for address in addresses)
+    return with_files(folder, hosts=hosts, nsswitch_conf="hosts: files\n")

@@ -12,22 +12,20 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import network
 import pytest
 import support
-from network import HOST
+from network import ENDPOINT, HOST
 
-from kedro_telemetry import plugin
-
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Debian's packages")
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="NOT TESTED HERE: Debian's nginx and tinyproxy"
+)
 
 
 def program(name: str) -> str:
-    return shutil.which(name) or support.missing(name)
+    return shutil.which(name) or support.missing(f"the program {name}")
 
 
 def free_port() -> int:
@@ -35,130 +33,107 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
-def is_open(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
 @contextmanager
 def serving(command: list[str], port: int, log: Path) -> Iterator[None]:
-    """Run a server in the foreground, and wait until its port is open."""
-    with (
-        log.open("wb") as output,
-        subprocess.Popen(command, stdout=output, stderr=output) as server,
-    ):
+    """Run a server in the foreground. Wait until its port is open."""
+    with log.open("wb") as output:
+        server = subprocess.Popen(command, stdout=output, stderr=output)
         try:
             end = time.monotonic() + 20
-            while not is_open(port):
+            while True:
+                with socket.socket() as probe:
+                    if probe.connect_ex(("127.0.0.1", port)) == 0:
+                        break
                 assert server.poll() is None, log.read_text()
                 assert time.monotonic() < end, log.read_text()
-                time.sleep(0.05)
+                time.sleep(0.02)
             yield
         finally:
             server.terminate()
             server.wait(20)
 
 
-def readme_block() -> str:
-    """Return the configuration of nginx that README.md shows."""
-    text = (support.ROOT / "README.md").read_text("utf-8")
-    (block,) = re.findall(r"```nginx\n(.*?)```", text, re.DOTALL)
-    return str(block)
-
-
-@dataclass
 class Nginx:
-    url: str
-    log: Path
-    trust: dict[str, str]
+    """Debian's nginx with the configuration that README.md shows."""
 
-    def lines(self, count: int) -> list[dict[str, Any]]:
+    def __init__(self, folder: Path) -> None:
+        authority = network.Authority(folder)
+        leaf = authority.authority.issue_cert("localhost", HOST)
+        leaf.private_key_and_cert_chain_pem.write_to_path(str(folder / "server.pem"))
+        self.trust = authority.trust
+        self.port = free_port()
+        self.log = folder / "kedro-events.jsonl"
+
+        readme = (support.ROOT / "README.md").read_text("utf-8")
+        (block,) = re.findall(r"```nginx\n(.*?)```", readme, re.DOTALL)
+        for shown, times, used in (
+            ("listen 443 ssl;", 1, f"listen 127.0.0.1:{self.port} ssl;"),
+            ("/etc/nginx/telemetry.crt", 1, f"{folder}/server.pem"),
+            ("/etc/nginx/telemetry.key", 1, f"{folder}/server.pem"),
+            ("/var/log/nginx/kedro-events.jsonl", 1, str(self.log)),
+            ("127.0.0.1:8099", 2, f"127.0.0.1:{free_port()}"),
+        ):
+            assert block.count(shown) == times, shown
+            block = block.replace(shown, used)
+        (folder / "nginx.conf").write_text(
+            f"daemon off; pid nginx.pid; user root;\nevents {{}}\nhttp {{\n{block}}}\n"
+        )
+        self.command = [program("nginx"), "-p", str(folder), "-c", "nginx.conf"]
+        self.command += ["-e", "error.log"]
+
+    def events(self, count: int) -> list[bytes]:
+        """Return the logged events once there are so many."""
         end = time.monotonic() + 20
-        while time.monotonic() < end:
-            text = self.log.read_text() if self.log.exists() else ""
-            if text.count("\n") >= count:
-                break
-            time.sleep(0.05)
-        return [json.loads(line) for line in text.splitlines()]
+        while (text := self.log.read_text()).count("\n") < count:
+            assert time.monotonic() < end, text
+            time.sleep(0.02)
+        return [json.loads(line)["event"].encode() for line in text.splitlines()]
 
 
 @pytest.fixture
-def nginx(tmp_path: Path) -> Iterator[Nginx]:
-    folder, port = tmp_path / "nginx", free_port()
-    folder.mkdir()
-    authority = network.Authority(folder)
-    leaf = authority.authority.issue_cert("localhost", HOST)
-    pem = folder / "server.pem"
-    leaf.private_key_and_cert_chain_pem.write_to_path(str(pem))
-    block = readme_block()
-    for shown, used in {
-        r"listen 443 ssl": f"listen 127.0.0.1:{port} ssl",
-        r"ssl_certificate\s+\S+;": f"ssl_certificate {pem};",
-        r"ssl_certificate_key\s+\S+;": f"ssl_certificate_key {pem};",
-        r"access_log /\S+": f"access_log {folder}/events.log",
-        r"127\.0\.0\.1:8099": f"127.0.0.1:{free_port()}",
-    }.items():
-        if "8099" in shown:
-            block = re.sub(shown, used, block)
-        else:
-            block, count = re.subn(shown, used, block)
-            assert count == 1, shown
-    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    paths = " ".join(f"{kind}_temp_path {folder}/{kind};" for kind in kinds)
-    user = "user root;" if os.geteuid() == 0 else ""
-    configuration = folder / "nginx.conf"
-    configuration.write_text(
-        f"daemon off; {user} pid {folder}/nginx.pid; error_log {folder}/error.log;\n"
-        f"events {{ worker_connections 512; }}\nhttp {{ {paths}\n{block}\n}}\n"
-    )
-    command = [program("nginx"), "-p", str(folder), "-c", str(configuration)]
-    command += ["-e", str(folder / "error.log")]
-    with serving(command, port, folder / "output.log"):
-        url = f"https://localhost:{port}/api/track"
-        yield Nginx(url, folder / "events.log", authority.trust)
+def nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
+    folder = tmp_path_factory.mktemp("nginx")
+    server = Nginx(folder)
+    with serving(server.command, server.port, folder / "output.log"):
+        yield server
 
 
-def test_nginx_logs_every_event_as_the_readme_shows(nginx: Nginx) -> None:
-    def message(number: int) -> bytes:
-        properties = network.PROPERTIES | {"package_name": f"{number:032x}"}
-        return json.dumps(properties).encode()
+def test_nginx_logs_each_event_once_as_the_readme_says(nginx: Nginx) -> None:
+    many = [network.PROPERTIES | {"number_of_nodes": count} for count in range(24)]
 
-    def send(number: int) -> int:
-        done = network.run_sender(message(number), nginx.url, **nginx.trust)
-        return done.returncode
+    def send(properties: dict[str, object]) -> int:
+        message = json.dumps(properties).encode()
+        url = f"https://localhost:{nginx.port}/api/track"
+        return network.run_sender(message, url, **nginx.trust).returncode
 
-    assert network.side_by_side(send, range(12)) == [0] * 12
-    events = [line["event"].encode() for line in nginx.lines(12)]
-    assert sorted(events) == [plugin.build_event(message(n)) for n in range(12)]
+    assert network.side_by_side(send, many) == [0] * len(many)
+    expected = [network.event_bytes(properties) for properties in many]
+    assert sorted(nginx.events(len(many))) == sorted(expected)
 
 
-def test_a_command_goes_through_tinyproxy_to_nginx(
+def test_a_command_through_tinyproxy_with_a_password_to_nginx(
     nginx: Nginx, tmp_path: Path, project: Path
 ) -> None:
-    """All of it: a `kedro` command, its sender, a proxy with a password, TLS, a log."""
-    port, folder = free_port(), tmp_path / "proxy"
-    folder.mkdir()
-    configuration = folder / "proxy.conf"
-    configuration.write_text(
-        f'Port {port}\nListen 127.0.0.1\nLogFile "{folder}/proxy.log"\n'
+    port = free_port()
+    (tmp_path / "proxy.conf").write_text(
+        f'Port {port}\nListen 127.0.0.1\nLogFile "{tmp_path}/proxy.log"\n'
         "LogLevel Connect\nBasicAuth someone s3cr3t\n"
     )
-    resolve = network.with_files(
-        folder, hosts=f"127.0.0.1 {HOST}\n", nsswitch_conf="hosts: files\n"
-    )
-    command = [*resolve, program("tinyproxy"), "-d", "-c", str(configuration)]
-    with serving(command, port, folder / "output.log"):
-        env = {
-            **os.environ,
-            **nginx.trust,
-            plugin.ENDPOINT_VARIABLE: nginx.url.replace("localhost", HOST),
-            "HTTPS_PROXY": f"http://someone:s3cr3t@127.0.0.1:{port}",
-        }
+    # Only the proxy can resolve the name.
+    command = [*network.with_hosts(tmp_path, "127.0.0.1"), program("tinyproxy")]
+    command += ["-d", "-c", str(tmp_path / "proxy.conf")]
+    env = {
+        **os.environ,
+        **nginx.trust,
+        ENDPOINT: f"https://{HOST}:{nginx.port}/api/track",
+        "HTTPS_PROXY": f"http://someone:s3cr3t@127.0.0.1:{port}",
+    }
+    with serving(command, port, tmp_path / "output.log"):
         done = support.kedro("registry", "list", cwd=project, env=env)
         assert (done.returncode, done.stderr) == (0, "")
-        (line,) = nginx.lines(1)
-    event = json.loads(line["event"])
-    support.check_event(event)
-    assert event["properties"]["command"] == "kedro registry list"
-    target = nginx.url.split("/")[2].replace("localhost", HOST)
-    assert f"CONNECT {target} HTTP/1." in (folder / "proxy.log").read_text()
+        (event,) = nginx.events(1)
+    support.check_event(json.loads(event))
+    assert json.loads(event)["properties"]["command"] == "kedro registry list"
+    assert (
+        f"CONNECT {HOST}:{nginx.port} HTTP/1." in (tmp_path / "proxy.log").read_text()
+    )
