@@ -220,16 +220,19 @@ def test_it_posts_nowhere_else(collector: support.Collector) -> None:
 
 
 @linux
-def test_a_command_gives_it_the_allowed_variables_and_no_others(
+def test_it_inherits_only_its_input_and_the_allowed_variables(
     project: Path, env: dict[str, str]
 ) -> None:
     seen: list[object] = []
+    files: dict[int, str] = {}
 
     def look(connection: socket.socket, collector: support.Collector) -> None:
         support.read_request(connection)
         (sender,) = senders_to(collector.url)
-        seen.extend([sender.cmdline(), sender.environ(), sender.nice()])
-        seen.extend([sender.num_threads(), sender.children()])
+        seen.extend([sender.cmdline(), sender.environ(), sender.cwd(), sender.nice()])
+        seen.extend([os.getsid(sender.pid) == sender.pid, sender.num_threads()])
+        for file in Path(f"/proc/{sender.pid}/fd").iterdir():
+            files[int(file.name)] = os.readlink(file).partition(":")[0]
         connection.sendall(support.OK)
 
     allowed = {
@@ -246,12 +249,17 @@ def test_a_command_gives_it_the_allowed_variables_and_no_others(
         "SYSTEMROOT": "C:",
     }
     others = {"HTTP_PROXY": "x", "AWS_SECRET_ACCESS_KEY": "x", "PYTHONWARNINGS": "all"}
+    secret = os.open(project / "pyproject.toml", os.O_RDONLY)
     with support.collecting(look) as collector:
         allowed[ENDPOINT] = collector.url
-        support.kedro("info", cwd=project, env=env | others | allowed)
+        variables = env | others | allowed
+        support.kedro("info", cwd=project, env=variables, pass_fds=(secret,))
         support.wait_for_senders()
-    # Its priority is low, and the second thread is the timer.
-    assert seen == [support.SENDER, allowed, 10, 2, []]
+    os.close(secret)
+    # It has its own session and a low priority. Its second thread is the timer.
+    assert seen == [support.SENDER, allowed, "/", 10, True, 2]
+    assert [files.pop(number) for number in range(3)] == ["pipe", *["/dev/null"] * 2]
+    assert list(files.values()) == ["socket"]
 
 
 def modules(trace: list[bytes]) -> list[str]:
