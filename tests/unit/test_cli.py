@@ -259,7 +259,9 @@ def test_an_answer_replaces_what_was_there(
         path.write_text(str(before))
         path.chmod(before if isinstance(before, int) else 0o644)
     state, answer = ("on", "true") if action == "allow" else ("off", "false")
+    umask = os.umask(0)
     status, lines = show(action)
+    os.umask(umask)
     assert (status, len(lines)) == (0, 2)
     assert lines[0].startswith(f"Saved `consent: {answer}` in {path}")
     assert lines[1].startswith(f"Telemetry is {state} here: .telemetry ")
@@ -285,8 +287,10 @@ def test_an_answer_that_cannot_be_saved_is_an_error(project: Path, show: Show) -
     path = project / ".telemetry"
     path.unlink()
     path.mkdir()
+    before = sorted(project.iterdir())
     for action in ("allow", "deny"):
         status, lines = show(action)
+        assert sorted(project.iterdir()) == before
         assert (status, len(lines)) == (2, 1)
         assert lines[0].startswith(f"kedro-telemetry: cannot write {path}: Is a dir")
     assert os.listdir(path) == []

@@ -80,88 +80,54 @@ def test_an_event_is_named_after_what_it_has() -> None:
         assert build(plain | {name: -1})["event"] == "CLI command"
 
 
-VALID: list[tuple[str, Any]] = [
-    ("username", "0" * 32),
-    ("command", "kedro"),
-    ("command", "kedro *****"),
-    ("command", LONGEST_COMMAND),
-    *(("command", f"kedro {name}") for name in COMMANDS),
-    *(
-        ("command", f"kedro {name} {option} *****")
-        for name, options in COMMANDS.items()
-        for option in " ".join(options).split()
-    ),
-    ("project_version", "0.18.14"),
-    ("project_version", "1.7"),
-    ("project_version", "100.200.300"),
-    ("python_version", "3.9"),
-    ("python_version", "3.14"),
-    *(("os", name) for name in ("linux", "darwin", "win32", "other")),
-    *(("tools", tool) for tool in TOOLS),
-    ("tools", ", ".join(TOOLS)),
-    ("example_pipeline", "True"),
-    *((name, count) for name in COUNTS for count in (0, 9, 10, 99, 100, 990, 1200)),
-    *((name, 990_000_000) for name in COUNTS),
+VALID: list[tuple[str, list[Any]]] = [
+    ("username", ["0" * 32]),
+    ("command", ["kedro", "kedro *****", LONGEST_COMMAND]),
+    ("command", [f"kedro {name}" for name in COMMANDS]),
+    ("project_version", ["0.18.14", "1.7", "100.200.300"]),
+    ("python_version", ["3.9", "3.14"]),
+    ("os", ["linux", "darwin", "win32", "other"]),
+    ("tools", [*TOOLS, ", ".join(TOOLS)]),
+    ("example_pipeline", ["True", "False"]),
+    *((name, [0, 9, 10, 99, 100, 990, 1200, 990_000_000]) for name in COUNTS),
 ]
 
 
 def test_a_value_in_the_right_format_is_sent() -> None:
-    for name, value in VALID:
-        event = build(GOOD | {name: value})
-        assert event["properties"] == GOOD | {name: value}
-        support.check_event(event)
+    for name, values in VALID:
+        for value in values:
+            event = build(GOOD | {name: value})
+            assert event["properties"] == GOOD | {name: value}
+            support.check_event(event)
 
 
-INVALID: list[tuple[str, Any]] = [
-    ("package_name", ""),
-    ("package_name", "acme"),
-    ("package_name", HASH[1:]),
-    ("package_name", HASH + "0"),
-    ("package_name", HASH.upper()),
-    ("package_name", HASH[1:] + "g"),
-    ("package_name", HASH + "\n"),
-    ("package_name", "\u0660" * 32),  # Arabic zeros
-    ("project_version", ""),
-    ("project_version", "2"),
-    ("project_version", "1."),
-    ("project_version", "1.0.0.0"),
-    ("project_version", "1.0.0rc1"),
-    ("project_version", "1.0.0+acme"),
-    ("project_version", "1.0.0\n"),
-    ("project_version", "1.2024"),
-    ("project_version", "\u0661.0"),
-    ("telemetry_version", "1.1.0"),
-    ("telemetry_version", VERSION + " "),
-    ("telemetry_version", "1x1x0+hardened"),
-    ("python_version", "3.11.7"),
-    ("python_version", "3.123"),
-    ("python_version", "3."),
-    ("python_version", "2.7"),
-    ("python_version", "3.11\n"),
-    ("python_version", "3.\u0661"),
-    ("os", "Linux"),
-    ("os", "linux2"),
-    ("os", "cygwin"),
-    ("os", ""),
-    ("tools", ""),
-    ("tools", "linting"),
-    ("tools", "Linting,Testing"),
-    ("tools", "Linting, acme"),
-    ("tools", "Linting, "),
-    ("tools", ", ".join([*TOOLS, TOOLS[0]])),
-    ("tools", "['Linting']"),
-    ("example_pipeline", "true"),
-    ("example_pipeline", "None"),
-    *((name, n) for name in COUNTS for n in (-1, 101, 123, 1001, 10_001, 10**9)),
-    ("number_of_nodes", 10**1000),
+def test_every_public_command_with_any_option_can_be_sent() -> None:
+    for name, options in COMMANDS.items():
+        for option in " ".join(options).split():
+            support.check_event(build(GOOD | {"command": f"kedro {name} {option}"}))
+
+
+NO_HASH = ["", "ada", HASH[1:], HASH + "0", HASH.upper(), HASH[1:] + "g", HASH + "\n"]
+INVALID: list[tuple[str, list[Any]]] = [
+    ("package_name", [*NO_HASH, "\u0660" * 32]),  # Arabic zeros
+    ("project_version", ["", "2", "1.", "1.0.0.0", "1.2024", "1.0.0\n", "\u0661.0"]),
+    ("project_version", ["1.0.0rc1", "1.0.0+acme"]),
+    ("telemetry_version", ["1.1.0", VERSION + " ", "1x1x0+hardened"]),
+    ("python_version", ["3.11.7", "3.123", "3.", "2.7", "3.11\n", "3.\u0661"]),
+    ("os", ["Linux", "linux2", "cygwin", ""]),
+    ("tools", ["", "linting", "Linting,Testing", "Linting, acme", "Linting, "]),
+    ("tools", ["['Linting']", ", ".join([*TOOLS, TOOLS[0]])]),
+    ("example_pipeline", ["true", "None", ""]),
+    *((name, [-1, 101, 123, 1001, 10_001, 10**9, 10**1000]) for name in COUNTS),
 ]
 
 
 def test_a_value_in_a_wrong_format_is_dropped() -> None:
-    for name, value in INVALID:
-        event = build(GOOD | {name: value})
+    for name, values in INVALID:
         rest = {key: GOOD[key] for key in GOOD if key != name}
-        assert event["properties"] == rest, (name, value)
+        for value in values:
+            event = build(GOOD | {name: value})
+            assert event["properties"] == rest, (name, value)
 
 
 def test_a_value_of_another_type_is_dropped() -> None:
@@ -206,7 +172,7 @@ def test_an_event_without_a_masked_command_is_not_sent(command: Any) -> None:
 
 
 def test_an_event_without_a_user_is_not_sent() -> None:
-    for username in (None, "", "ada", HASH.upper(), 12, [HASH]):
+    for username in (None, 12, [HASH], *NO_HASH):
         with pytest.raises(KeyError):
             build(GOOD | {"username": username})
 
@@ -248,9 +214,8 @@ def test_a_message_has_at_most_4096_bytes() -> None:
 
 
 def test_the_longest_event_fits_in_a_message() -> None:
-    longest = max((command for name, command in VALID if name == "command"), key=len)
     values = GOOD | {
-        "command": longest,
+        "command": LONGEST_COMMAND,
         "project_version": "100.200.300",
         "tools": ", ".join(TOOLS),
         **dict.fromkeys(COUNTS, 990_000_000),
@@ -265,7 +230,7 @@ ANYTHING = st.recursive(
         st.integers(),
         st.floats(),
         st.text(st.characters(), max_size=20),
-        st.sampled_from([*GOOD.values(), *(value for _, value in INVALID[:-1])]),
+        st.sampled_from([*GOOD.values(), *NO_HASH, "1.7", "other", "True", 1200]),
     ),
     lambda inner: st.one_of(
         st.lists(inner, max_size=3),

@@ -278,6 +278,10 @@ def test_a_damaged_index_is_a_no(version: int, repo: Path) -> None:
         changed = data[:4] + other.to_bytes(4, "big") + data[8:]
         with pytest.raises(ValueError, match="unknown version"):
             list(read_git_index(changed))
+    if version == 4:  # cut more off the path before than it has
+        changed = data[:74] + b"\x01" + data[75:]
+        with pytest.raises(ValueError, match="damaged path"):
+            list(read_git_index(changed))
 
 
 @pytest.mark.parametrize("version", [2, 4])

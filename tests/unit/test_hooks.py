@@ -211,6 +211,7 @@ def test_without_a_yes_nothing_is_sent_or_stored(
         kedro.answer.write_text(consent)
     kedro.command("info")
     kedro.before("run")
+    assert kedro.hook.command is None, "nothing is counted"
     kedro.run()
     kedro.after()
     assert sent == []
@@ -237,12 +238,14 @@ def test_the_answer_to_the_question_decides(
     kedro.command("info")
     assert asked == [str(kedro.answer.parent)]
     assert len(sent) == agreed
-    kedro.metadata = None
-    kedro.command("info")
+    sent.clear()
     for name in (PREVIEW, ENDPOINT):
         monkeypatch.setenv(name, "x")
         kedro.command("info")
-    assert len(asked) == 1, "nothing could be sent"
+        monkeypatch.delenv(name)
+    kedro.metadata = None
+    kedro.command("info")
+    assert (len(asked), sent) == (1, []), "nothing could be sent"
 
 
 # --- Errors ---
@@ -267,6 +270,7 @@ def test_an_error_never_breaks_a_command(
     error: type[Exception], kedro: Kedro, sent: Sent
 ) -> None:
     metadata = kedro.metadata
+    kedro.before("docs")  # Kedro does not report its end
     kedro.metadata = Broken(error)
     kedro.command("info")
     kedro.metadata = Broken(error, project_path=kedro.answer.parent)

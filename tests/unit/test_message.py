@@ -182,6 +182,12 @@ def test_a_run_of_some_pipelines_has_no_counts_of_the_whole(
     assert count_objects({}, CATALOG) == PART
 
 
+def test_counts_are_rounded() -> None:
+    catalog = SimpleNamespace(keys=lambda: [f"dataset {n}" for n in range(123)])
+    counts = count_objects({"pipeline_name": "ds"}, catalog)
+    assert counts == {"number_of_datasets": 120}
+
+
 def test_counting_loads_no_pipelines(registry: Any) -> None:
     assert count_objects({}, CATALOG) == PART
     assert not registry._is_data_loaded

@@ -223,6 +223,8 @@ def test_nobody_answering_is_saved_as_a_no(
     assert not asked.agreed
     assert asked.saved == "consent: false\n"
     assert "\nNo answer in 30 seconds: taken as no." in asked.shown.getvalue()
+    type_keys(keyboard, b"\n")
+    assert os.read(sys.stdin.fileno(), 100) == b"\n", "the part of a line is gone"
 
 
 def test_an_answer_that_cannot_be_saved_counts_for_this_command(
