@@ -1121,7 +1121,8 @@ def start_sender(message: bytes) -> None:
     with sender.stdin as pipe:
         pipe.write(message)
     if sys.platform != "win32":
-        os.setpriority(os.PRIO_PROCESS, sender.pid, 10)  # lets the command finish first
+        priority = os.getpriority(os.PRIO_PROCESS, 0) + 10  # lets the command go first
+        os.setpriority(os.PRIO_PROCESS, sender.pid, priority)
 
 
 def reap_senders() -> None:
