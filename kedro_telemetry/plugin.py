@@ -12,8 +12,8 @@
 5. Only the sender opens a network connection. It is a second process that runs this
    file as far as THE WALL. It is given one small message and a few environment
    variables. It posts once, to one URL, and ends within five seconds.
-6. The `kedro` process never waits for the sender. An error in this file means that
-   nothing is sent; it never breaks a command.
+6. The `kedro` process never waits for the sender. An error in this file never breaks a
+   command: the event, or its counts, are lost.
 7. On disk are the answer (`.telemetry` in the project) and this month's salt, in the
    user's folder for Kedro's configuration. The salt of a past month is deleted as soon
    as an event of a later month is sent.
@@ -51,7 +51,7 @@ MAX_WORDS: Final = 32  # words of a command, `kedro` included
 # The sender's time, in seconds.
 PAUSE: Final = 0.5  # lets a command that ends finish first, also on a single core
 CONNECTION_TIMEOUT: Final = 1.5  # for each IP address of the collector, and each read
-LIFETIME: Final = 4.5  # from start to end, whatever happens
+LIFETIME: Final = 4.5  # of `send`, whatever happens
 
 
 # --- Masking: what is sent of a command line ---
@@ -398,7 +398,8 @@ def send() -> None:
     """Read a message and post its event. An error ends the process; nobody sees it."""
     import faulthandler
 
-    # In its own session, Ctrl-C and a closed terminal do not end the sender.
+    # In its own session, Ctrl-C and a closed terminal do not end the sender. (A group
+    # leader cannot make a session. The sender is one only if it is started by hand.)
     if sys.platform != "win32" and os.getpgrp() != os.getpid():
         os.setsid()
     # Ends the process on every platform, also in the middle of a name look-up.
@@ -424,6 +425,7 @@ def send() -> None:
     proxy = find_proxy(url)
     if proxy:  # then the URL is https: the proxy sees the host and encrypted bytes
         credentials, _, host_and_port = proxy.rpartition("@")
+        # For an https request, this ignores "http" and makes a tunnel with CONNECT.
         post.set_proxy(host_and_port, "http")
         if credentials:
             user, _, password = credentials.partition(":")  # perhaps no password
@@ -614,11 +616,7 @@ def is_tracked_by_git(project: str) -> bool:
     Raises OSError, ValueError or LookupError if that cannot be told.
     """
     project = os.path.realpath(project)
-    top = ""
-    parent = project
-    while parent != top:  # up to the root, which is its own parent
-        top = parent
-        parent = os.path.dirname(top)
+    for top in (project, *map(str, Path(project).parents)):
         folder = find_git_folder(top)
         if folder is None:
             continue
@@ -845,7 +843,8 @@ def ask(project: str) -> bool:
     if line is None:
         discard_input(sys.stdin.fileno())  # a part of a line
         sys.stderr.write(
-            "\nNo answer in 30 seconds: taken as no. Undo: kedro-telemetry allow\n"
+            f"\nNo answer in {ANSWER_SECONDS} seconds: taken as no."
+            " Undo: kedro-telemetry allow\n"
         )
         agreed = False
     elif line.lower() in ("y\n", "yes\n"):
@@ -919,10 +918,10 @@ def prepare_salt() -> bytes:
         return new
     salt = read_salt()
     with suppress(OSError):
-        if salt is None:
-            make_own_folder(folder)
-            store_salt(folder, new)
+        make_own_folder(folder)
         delete_past_salts(folder)
+        if salt is None:
+            store_salt(folder, new)
     return salt or read_salt() or new
 
 
@@ -952,7 +951,7 @@ def make_own_folder(folder: str) -> None:
 
 
 def store_salt(folder: str, salt: bytes) -> None:
-    """Store a salt, unless another command was first. Raises OSError."""
+    """Store a salt. Raises OSError, FileExistsError if another command was first."""
     path = os.path.join(folder, salt_name())
     if os.path.lexists(path) and read_salt() is None:  # it cannot be trusted
         os.unlink(path)
@@ -1012,11 +1011,11 @@ def count_objects(run_params: Mapping[str, Any], catalog: Any) -> dict[str, int]
     with suppress(Exception):
         from kedro.framework.project import pipelines
 
-        # Kedro loads all pipelines only if the run selects none. A service session then
-        # names "__default__".
+        # Kedro loads all pipelines only if the run selects none. Then `run_params` names
+        # none, or "__default__" in a service session.
         selected = run_params.get("pipeline_names") or run_params.get("pipeline_name")
         is_whole_project = selected in (None, [], ["__default__"], "__default__")
-        requested = getattr(pipelines, "_requested_pipelines", None)  # Kedro 1.7
+        requested = getattr(pipelines, "_requested_pipelines", None)  # if not all
         if is_whole_project and not requested and pipelines._is_data_loaded:
             nodes = pipelines["__default__"]._nodes_by_name
             counts["number_of_nodes"] = len(nodes)
@@ -1116,7 +1115,8 @@ def start_sender(message: bytes) -> None:
         creationflags=creation_flags,
     )
     sender_ids.append(sender.pid)
-    sender.returncode = 0  # else Python warns at exit that the sender still runs
+    # Not true yet, but without it Popen warns at the end that the sender still runs.
+    sender.returncode = 0
     assert sender.stdin  # for the type checker: it is a pipe
     with sender.stdin as pipe:
         pipe.write(message)
@@ -1203,8 +1203,8 @@ def is_run_of(command: Command, run_params: Mapping[str, Any]) -> bool:
     """Return whether this is the run of that `kedro run`, not some other session."""
     if command.args[:1] != ["run"]:
         return False
-    # --help runs nothing. Kedro may not report its end in a script, and a session that
-    # the script starts later is not this run.
+    # --help runs nothing. If a script called it, `after_command_run` may never come. The
+    # next session of the script would then be taken for this run.
     if "--help" in command.args or "-h" in command.args:
         return False
     return Path(run_params["project_path"]) == Path(command.metadata.project_path)
