@@ -1011,7 +1011,7 @@ def count_objects(run_params: Mapping[str, Any], catalog: Any) -> dict[str, int]
     with suppress(Exception):
         from kedro.framework.project import pipelines
 
-        # Kedro loads all pipelines only if the run selects none. Then `run_params` names
+        # Kedro loads all pipelines only if the run selects none. `run_params` then names
         # none, or "__default__" in a service session.
         selected = run_params.get("pipeline_names") or run_params.get("pipeline_name")
         is_whole_project = selected in (None, [], ["__default__"], "__default__")
@@ -1203,8 +1203,8 @@ def is_run_of(command: Command, run_params: Mapping[str, Any]) -> bool:
     """Return whether this is the run of that `kedro run`, not some other session."""
     if command.args[:1] != ["run"]:
         return False
-    # --help runs nothing. If a script called it, `after_command_run` may never come. The
-    # next session of the script would then be taken for this run.
+    # --help runs nothing. If a script called it, `after_command_run` may never come, so
+    # that the next session of the script would be taken for this run.
     if "--help" in command.args or "-h" in command.args:
         return False
     return Path(run_params["project_path"]) == Path(command.metadata.project_path)
