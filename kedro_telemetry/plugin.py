@@ -1011,8 +1011,8 @@ def count_objects(run_params: Mapping[str, Any], catalog: Any) -> dict[str, int]
     with suppress(Exception):
         from kedro.framework.project import pipelines
 
-        # Kedro loads all pipelines only if the run selects none. `run_params` then has no
-        # name, or "__default__" in a service session.
+        # Kedro loads all pipelines only if the run selects none. Its parameters then
+        # name none, or "__default__" in a service session.
         selected = run_params.get("pipeline_names") or run_params.get("pipeline_name")
         is_whole_project = selected in (None, [], ["__default__"], "__default__")
         requested = getattr(pipelines, "_requested_pipelines", None)  # if not all

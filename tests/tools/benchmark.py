@@ -354,8 +354,8 @@ def in_process(bench: Bench) -> tuple[str, dict[str, tuple[float, float]]]:
     text = (
         "What the plugin adds to the `kedro` process: import, hooks, and the start of"
         " the sender. The floor is what the least possible plugin would take: import an"
-        " empty module of a package, read a small file, and start `python -I -S -B` with"
-        " an empty file."
+        " empty module of a package, read a small file, and start `python -I -S -B`"
+        " with an empty file."
     )
     return section("In the user's process, in ms", text, HEAD, rows), times
 
@@ -456,7 +456,7 @@ def version(python: str) -> str:
 
 
 def find_pythons(others: Sequence[str]) -> list[str]:
-    """Return each Python from 3.10 to 3.14 on this machine: that of pyenv, or of PATH."""
+    """Return each Python from 3.10 to 3.14 on this machine, of pyenv or of PATH."""
     found = {version(python): python for python in others}
     for minor in range(10, 15):
         installed = Path.home().glob(f".pyenv/versions/3.{minor}.*/bin/python3")
@@ -523,8 +523,8 @@ def main() -> int:
         parts = [
             "# Benchmark\n\nWritten by `benchmark.py`. Medians of one run, on"
             f" {os.cpu_count()} cores, Linux {platform.release().partition('-')[0]},"
-            f" Python {platform.python_version()} and Kedro {KEDRO}. The collector is on"
-            " the same machine. The official plugin is version"
+            f" Python {platform.python_version()} and Kedro {KEDRO}. The collector is"
+            " on the same machine. The official plugin is version"
             f" {OFFICIAL}; only its address is changed.\n",
             whole_commands(bench),
             process,

@@ -64,7 +64,7 @@ def command(metadata: Any) -> Figures:
 
 
 def floor(metadata: Any) -> Figures:
-    """The least that such a plugin takes: it imports, reads a file, starts a process."""
+    """Return the least that a plugin takes: import, read a file, start a process."""
     nothing = subprocess.DEVNULL
     start = time.perf_counter()
     from benchmark_empty import plugin
