@@ -303,11 +303,12 @@ def test_an_index_larger_than_the_limit_is_a_no(
 ) -> None:
     git("add", "src", cwd=repo)
     index = repo / ".git" / "index"
+    limit = plugin.MAX_INDEX
     monkeypatch.setattr(plugin, "MAX_INDEX", index.stat().st_size)
     assert decide(str(repo)).state == ON
     monkeypatch.setattr(plugin, "MAX_INDEX", index.stat().st_size - 1)
     assert cannot_tell(repo)
-    monkeypatch.undo()
+    monkeypatch.setattr(plugin, "MAX_INDEX", limit)
     os.truncate(index, 2**40)
     assert cannot_tell(repo)
 
