@@ -423,13 +423,14 @@ def send() -> None:
     else:
         opener.add_handler(request.HTTPHandler())
     proxy = find_proxy(url)
-    if proxy:  # then the URL is https: the proxy sees the host and encrypted bytes
+    if proxy:  # so the URL is https: http is only for loopback, which has no proxy
         credentials, _, host_and_port = proxy.rpartition("@")
         # For an https request, this ignores "http" and makes a tunnel with CONNECT.
         post.set_proxy(host_and_port, "http")
         if credentials:
             user, _, password = credentials.partition(":")  # perhaps no password
             basic = b64encode(unquote_to_bytes(f"{user}:{password}")).decode("ascii")
+            # urllib sends this only with CONNECT, never to the collector.
             post.add_header("Proxy-Authorization", f"Basic {basic}")
     opener.open(post, timeout=CONNECTION_TIMEOUT)
 
@@ -571,7 +572,10 @@ else:
         termios.tcflush(descriptor, termios.TCIFLUSH)
 
     def read_key(descriptor: int, seconds: float) -> str | None:
-        """Return a character, "" at the end of input, or None if none comes."""
+        """Return a character, "" at the end of input, or None if none comes.
+
+        The terminal gives whole lines, so none comes before Enter.
+        """
         ready, _, _ = select.select([descriptor], [], [], seconds)
         return os.read(descriptor, 1).decode("latin-1") if ready else None
 
@@ -953,7 +957,9 @@ def make_own_folder(folder: str) -> None:
 def store_salt(folder: str, salt: bytes) -> None:
     """Store a salt. Raises OSError, FileExistsError if another command was first."""
     path = os.path.join(folder, salt_name())
-    if os.path.lexists(path) and read_salt() is None:  # it cannot be trusted
+    # Read again: another command may have stored a good one. If a file is still refused,
+    # it cannot be trusted.
+    if os.path.lexists(path) and read_salt() is None:
         os.unlink(path)
     draft = f"{path}.{os.urandom(8).hex()}"
     write_new_file(draft, salt.hex(), 0o600)
@@ -1014,8 +1020,9 @@ def count_objects(run_params: Mapping[str, Any], catalog: Any) -> dict[str, int]
         # Kedro loads all pipelines only if the run selects none. Its parameters then
         # name none, or "__default__" in a service session.
         selected = run_params.get("pipeline_names") or run_params.get("pipeline_name")
-        is_whole_project = selected in (None, [], ["__default__"], "__default__")
-        requested = getattr(pipelines, "_requested_pipelines", None)  # if not all
+        is_whole_project = selected in (None, [], "__default__", ["__default__"])
+        # In Kedro 1.7, the pipelines that it was told to load. Empty means all.
+        requested = getattr(pipelines, "_requested_pipelines", None)
         if is_whole_project and not requested and pipelines._is_data_loaded:
             nodes = pipelines["__default__"]._nodes_by_name
             counts["number_of_nodes"] = len(nodes)
@@ -1203,8 +1210,8 @@ def is_run_of(command: Command, run_params: Mapping[str, Any]) -> bool:
     """Return whether this is the run of that `kedro run`, not some other session."""
     if command.args[:1] != ["run"]:
         return False
-    # --help runs nothing. If a script called it, `after_command_run` may never come, so
-    # that the next session of the script would be taken for this run.
+    # `kedro run --help` runs nothing. Called from a script, it may end without a call of
+    # `after_command_run`. The next session of the script is not its run.
     if "--help" in command.args or "-h" in command.args:
         return False
     return Path(run_params["project_path"]) == Path(command.metadata.project_path)
@@ -1386,7 +1393,8 @@ def forget_salts() -> int:
         for name in os.listdir(folder):
             path = os.path.join(folder, name)
             if name.startswith("telemetry.salt") and not os.path.isdir(path):
-                os.unlink(path)
+                with suppress(FileNotFoundError):  # a command may have been first
+                    os.unlink(path)
                 lines.append(f"Deleted {path}")
     if lines:
         show(*lines, "Later events get new hashes.")
