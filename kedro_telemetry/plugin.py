@@ -955,10 +955,10 @@ def make_own_folder(folder: str) -> None:
 
 
 def store_salt(folder: str, salt: bytes) -> None:
-    """Store a salt. Raises OSError, FileExistsError if another command was first."""
+    """Store a salt. Raises OSError: FileExistsError if another command was first."""
     path = os.path.join(folder, salt_name())
-    # Read again: another command may have stored a good one. If a file is still refused,
-    # it cannot be trusted.
+    # Read again: another command may have stored a good one. A file that is still
+    # refused cannot be trusted.
     if os.path.lexists(path) and read_salt() is None:
         os.unlink(path)
     draft = f"{path}.{os.urandom(8).hex()}"
@@ -1210,8 +1210,8 @@ def is_run_of(command: Command, run_params: Mapping[str, Any]) -> bool:
     """Return whether this is the run of that `kedro run`, not some other session."""
     if command.args[:1] != ["run"]:
         return False
-    # `kedro run --help` runs nothing. Called from a script, it may end without a call of
-    # `after_command_run`. The next session of the script is not its run.
+    # `kedro run --help` runs nothing. Called from a script, it may end without a call
+    # of `after_command_run`. The next session of the script is not its run.
     if "--help" in command.args or "-h" in command.args:
         return False
     return Path(run_params["project_path"]) == Path(command.metadata.project_path)
