@@ -1128,7 +1128,7 @@ def start_sender(message: bytes) -> None:
     with sender.stdin as pipe:
         pipe.write(message)
     if sys.platform != "win32":
-        priority = os.getpriority(os.PRIO_PROCESS, 0) + 10  # lets the command go first
+        priority = os.getpriority(os.PRIO_PROCESS, 0) + 5  # lets the command go first
         os.setpriority(os.PRIO_PROCESS, sender.pid, priority)
 
 

@@ -257,7 +257,7 @@ def test_it_inherits_only_its_input_and_the_allowed_variables(
         support.wait_for_senders()
     os.close(secret)
     # It has its own session and a low priority. Its second thread is the timer.
-    assert seen == [support.SENDER, allowed, "/", 10, True, 2]
+    assert seen == [support.SENDER, allowed, "/", 5, True, 2]
     assert [files.pop(number) for number in range(3)] == ["pipe", *["/dev/null"] * 2]
     assert list(files.values()) == ["socket"]
 
