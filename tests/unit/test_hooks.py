@@ -468,6 +468,10 @@ def test_a_sender_holds_nothing_up_and_leaves_nothing(
     assert [str(warning.message) for warning in caught] == []
     assert threading.enumerate() == threads
     assert psutil.Process().num_fds() <= descriptors
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    for process_id in sleepers:
+        priority = os.getpriority(os.PRIO_PROCESS, process_id)
+        assert priority > own or priority == 19, "it lets others go first"
 
 
 def test_senders_that_ended_are_reaped_and_nothing_else(
