@@ -71,6 +71,7 @@ def test_each_command_arrives_masked(
 ) -> None:
     (project / "src" / "acme" / "cli.py").write_text(CLIENT_CLI)
     not_utf_8 = os.fsdecode(b"--pipeline=\xff")
+    env["LOGNAME"] = os.fsdecode(b"\xff")
     expected = {
         (): "kedro",
         ("--version",): "kedro --version",
@@ -364,7 +365,7 @@ def as_with_telemetry_off(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="NOT TESTED HERE: POSIX shells")
-@pytest.mark.parametrize("closed", ["<&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("closed", ["<&-", "<&- >&- 2>&-"])
 def test_closed_streams_do_not_matter(
     closed: str, project: Path, env: dict[str, str], collector: support.Collector
 ) -> None:
@@ -380,12 +381,8 @@ def test_a_sender_that_cannot_be_started_does_not_matter(
     project: Path, env: dict[str, str], collector: support.Collector, home: Path
 ) -> None:
     limited = [*support.unprivileged(project, home), "prlimit", "--nproc=0:0"]
-    for line in (
-        [*limited, *KEDRO, "registry", "list"],
-        ["prlimit", "--nofile=6:6", *KEDRO, "registry", "list"],
-    ):
-        done = as_with_telemetry_off(*line, cwd=project, env=env)
-        assert done.stdout
+    line = [*limited, *KEDRO, "registry", "list"]
+    assert as_with_telemetry_off(*line, cwd=project, env=env).stdout
     assert collector.stays_silent()
 
 

@@ -98,7 +98,7 @@ def test_the_question_is_on_standard_error_and_complete(
 
 @pytest.mark.parametrize(
     ("answer", "said"),
-    [("y", "true"), ("YES", "true"), ("", "false"), ("n", "false")],
+    [("YES", "true"), ("", "false"), ("n", "false")],
 )
 def test_an_answer_is_saved_and_asked_for_only_once(
     answer: str,
