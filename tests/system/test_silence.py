@@ -140,18 +140,14 @@ def test_a_run_that_is_off_starts_only_what_kedro_starts(
     assert [call for process in found for call in process.changes] == []
 
 
-@pytest.mark.parametrize("name", ["kedro", "kd"])
 def test_shell_completion_is_off_whatever_the_command_is_called(
-    name: str, project: Path, env: dict[str, str], tmp_path: Path
+    project: Path, env: dict[str, str], tmp_path: Path
 ) -> None:
-    script = tmp_path / name
+    script = tmp_path / "kd"
     script.write_text(Path(KEDRO).read_text())
     script.chmod(0o755)
-    completing = {"COMP_WORDS": f"{name} reg", "COMP_CWORD": "1"}
-    completing[f"_{name.upper()}_COMPLETE"] = "bash_complete"
-    done, found = strace.run(
-        tmp_path / "trace", str(script), cwd=project, env=env | completing
-    )
+    env |= {"COMP_WORDS": "kd reg", "COMP_CWORD": "1", "_KD_COMPLETE": "bash_complete"}
+    done, found = strace.run(tmp_path / "trace", str(script), cwd=project, env=env)
     assert (done.stdout, done.stderr) == ("plain,registry\n", "")
     (kedro,) = found
     assert kedro.internet == kedro.changes == []
@@ -173,7 +169,7 @@ def test_the_clone_of_a_tracked_answer_is_off(
     collector.wait()
 
 
-@pytest.mark.parametrize("prepare", [nothing, no_answer, fifo])
+@pytest.mark.parametrize("prepare", [nothing, no_answer])
 def test_a_preview_only_writes_to_standard_error(
     prepare: Callable[[Path], None],
     project: Path,
