@@ -126,6 +126,10 @@ class Bench:
     quick: bool
     urls: dict[str, str] = field(default_factory=dict)  # of collectors, by kind
 
+    def turns(self, full: int, quick: int) -> tuple[int, int]:
+        """Return how many repetitions to measure, and how many to warm up."""
+        return (quick, 0) if self.quick else (full, 1)
+
     def python(self, plugin: str) -> str:
         return str(self.folder / plugin / "venv" / "bin" / "python")
 
@@ -215,7 +219,7 @@ def reap_senders() -> float:
 
 
 def take_turns(
-    measures: Measures, repetitions: int, warm_up: int = 1
+    measures: Measures, repetitions: int, warm_up: int
 ) -> dict[Case, list[Figures]]:
     """Measure each case so many times, in random order."""
     found: dict[Case, list[Figures]] = {case: [] for case in measures}
@@ -282,7 +286,7 @@ def whole_commands(bench: Bench) -> str:
             (state,): partial(run_command, bench, command, state, cores)
             for state in ("none", *COMPARED)
         }
-        found = take_turns(measures, 3 if bench.quick else 21)
+        found = take_turns(measures, *bench.turns(21, 4))
         for key, what in (("all", "time"), ("cpu", "CPU time")):
             name = f"`kedro {command}`, {place}, {what}"
             row = [name, f"{median(found[('none',)], key):.0f}"]
@@ -311,10 +315,10 @@ def in_process(bench: Bench) -> tuple[str, dict[str, tuple[float, float]]]:
     found: dict[Case, list[Figures]] = {}
     for kind, figures in zip(SLOW, slow, strict=True):
         found[kind, "official"] = [figures]
-    found |= take_turns(probes("ours", SLOW), *((1, 0) if bench.quick else (7, 1)))
+    found |= take_turns(probes("ours", SLOW), *bench.turns(7, 1))
     measures = probes("ours", FAST) | probes("official", FAST)
     measures["floor", "ours"] = partial(bench.probe, "ours", "floor")
-    found |= take_turns(measures, 5 if bench.quick else 25)
+    found |= take_turns(measures, *bench.turns(25, 5))
 
     times, rows = {}, []
     for kind in (*FAST, *SLOW):
@@ -359,7 +363,7 @@ def send_many(bench: Bench, plugin: str, events: int) -> list[bytes]:
 
 def loads(bench: Bench) -> str:
     measures: Measures = {(p,): partial(bench.probe, p, "large_run") for p in PLUGINS}
-    found = take_turns(measures, 2 if bench.quick else 7)
+    found = take_turns(measures, *bench.turns(7, 2))
     events = 100 if bench.quick else 1000
     names = (
         f"hooks of `kedro run` with {NODES:,} nodes and datasets, ms",
@@ -402,13 +406,13 @@ def senders(bench: Bench, pythons: Sequence[str]) -> str:
         figures: Figures = json.loads(done.stdout)
         return figures
 
-    repetitions = 2 if bench.quick else 7
+    turns = bench.turns(7, 2)
     answer = network.over_tls(authority.context())
     with support.collecting(answer) as collector:
         url = network.secure_url(collector)
         measures: Measures = {(p,): partial(launch, p, url) for p in pythons}
-        found = take_turns(measures, repetitions)
-        assert len(collector.requests) == len(pythons) * (repetitions + 1)
+        found = take_turns(measures, *turns)
+        assert len(collector.requests) == len(pythons) * sum(turns)
     rows = []
     for (python,), figures in found.items():
         memory, cpu = median(figures, "memory"), median(figures, "cpu")
