@@ -200,19 +200,19 @@ def test_a_repository_inside_another_does_not_hide_it(repo: Path) -> None:
     assert is_tracked_by_git(str(project))
 
 
-def test_a_link_to_the_project_is_followed(repo: Path, tmp_path: Path) -> None:
-    (tmp_path / "link").symlink_to(repo)
-    assert not is_tracked_by_git(str(tmp_path / "link"))
-    git("add", ".telemetry", cwd=repo)
-    assert is_tracked_by_git(str(tmp_path / "link"))
-
-
-def test_a_relative_path_is_understood(
-    repo: Path, monkeypatch: pytest.MonkeyPatch
+def test_links_and_relative_paths_to_a_project_are_followed(
+    repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    git("add", ".telemetry", cwd=repo)
-    monkeypatch.chdir(repo / "src")
-    assert is_tracked_by_git("..")
+    project, link = repo / "project", tmp_path / "link"
+    add_answer(project)
+    link.symlink_to(project)
+    git("add", "src", cwd=repo)
+    monkeypatch.chdir(project)
+    assert not is_tracked_by_git(str(link))
+    assert not is_tracked_by_git(".")
+    git("add", "project", cwd=repo)
+    assert is_tracked_by_git(str(link))
+    assert is_tracked_by_git(".")
 
 
 # --- What cannot be told is a no ---

@@ -353,6 +353,19 @@ def test_threads_of_one_process_settle_on_one_salt(attempt: int, home: Path) -> 
     assert salts == {read_salt()}
 
 
+def test_a_folder_that_another_command_made_first_is_used(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_folder = os.mkdir
+
+    def come_second(path: str, mode: int) -> None:
+        make_folder(path, mode)
+        raise FileExistsError(path)
+
+    monkeypatch.setattr(os, "mkdir", come_second)
+    assert prepare_salt() == read_salt()
+
+
 def test_a_salt_that_another_command_stored_first_is_used(path: Path) -> None:
     path.write_text(SALT.hex())
     path.chmod(0o600)
