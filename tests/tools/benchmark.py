@@ -286,7 +286,7 @@ def whole_commands(bench: Bench) -> str:
             (state,): partial(run_command, bench, command, state, cores)
             for state in ("none", *COMPARED)
         }
-        found = take_turns(measures, *bench.turns(21, 4))
+        found = take_turns(measures, *bench.turns(25, 4))
         for key, what in (("all", "time"), ("cpu", "CPU time")):
             name = f"`kedro {command}`, {place}, {what}"
             row = [name, f"{median(found[('none',)], key):.0f}"]
@@ -315,10 +315,10 @@ def in_process(bench: Bench) -> tuple[str, dict[str, tuple[float, float]]]:
     found: dict[Case, list[Figures]] = {}
     for kind, figures in zip(SLOW, slow, strict=True):
         found[kind, "official"] = [figures]
-    found |= take_turns(probes("ours", SLOW), *bench.turns(7, 1))
+    found |= take_turns(probes("ours", SLOW), *bench.turns(4, 1))
     measures = probes("ours", FAST) | probes("official", FAST)
     measures["floor", "ours"] = partial(bench.probe, "ours", "floor")
-    found |= take_turns(measures, *bench.turns(25, 5))
+    found |= take_turns(measures, *bench.turns(15, 5))
 
     times, rows = {}, []
     for kind in (*FAST, *SLOW):
