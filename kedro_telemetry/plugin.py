@@ -1306,8 +1306,13 @@ def current_state(project: str | None) -> Decision:
     return decision
 
 
-def show(*lines: str) -> None:
-    print("\n".join(escape(line) for line in lines))
+def show(*lines: str, stream: str = "stdout") -> None:
+    """Print lines. It is no error if they cannot be written: the work is done."""
+    text = "\n".join(escape(line) for line in lines)
+    try:
+        print(text, file=getattr(sys, stream), flush=True)
+    except OSError:  # the reader of a pipe has gone, or the disk is full
+        setattr(sys, stream, None)  # else Python, at its end, fails to write it again
 
 
 def escape(text: str) -> str:
@@ -1430,5 +1435,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return forget_salts()
         return save_answer(agreed=action == "allow")
     except (OSError, ValueError) as error:
-        print(f"kedro-telemetry: {escape(str(error))}", file=sys.stderr)
+        show(f"kedro-telemetry: {error}", stream="stderr")
         return 2

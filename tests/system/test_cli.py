@@ -47,6 +47,20 @@ def command(
     return run(SCRIPT, *arguments, cwd=cwd, **variables)
 
 
+@pytest.mark.parametrize("redirection", ["2>&1 | true", ">/dev/full 2>&1", ">&- 2>&-"])
+def test_output_that_nobody_can_read_changes_no_exit_status(
+    project: Path, tmp_path: Path, redirection: str
+) -> None:
+    def status(action: str, folder: Path) -> int:
+        line = f"{SCRIPT} {action} {redirection}; exit ${{PIPESTATUS[0]}}"
+        return run("bash", "-c", line, cwd=folder, PYTHONUNBUFFERED="").returncode
+
+    assert status("status", project) == 1
+    assert status("deny", project) == 0
+    assert (project / ".telemetry").read_text("utf-8") == "consent: false\n"
+    assert status("deny", tmp_path) == 2  # not a project
+
+
 def test_the_exit_status_is_0_for_off_1_for_on_2_for_an_error(
     project: Path, tmp_path: Path
 ) -> None:
