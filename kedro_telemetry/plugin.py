@@ -398,8 +398,8 @@ def send() -> None:
     """Read a message and post its event. An error ends the process; nobody sees it."""
     import faulthandler
 
-    # In its own session, Ctrl-C and a closed terminal do not end the sender. (A group
-    # leader cannot make a session. The sender is one only if it is started by hand.)
+    # In its own session, signals to the command's process group do not reach it.
+    # (A group leader cannot make one. The sender only leads if it is started by hand.)
     if sys.platform != "win32" and os.getpgrp() != os.getpid():
         os.setsid()
     # Ends the process on every platform, also in the middle of a name look-up.
@@ -444,7 +444,7 @@ if __name__ == "__main__":
 import json
 import select
 import stat
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from kedro import __version__ as kedro_version
@@ -1112,24 +1112,45 @@ def start_sender(message: bytes) -> None:
     if sys.platform == "win32":
         creation_flags |= subprocess.CREATE_NO_WINDOW
         creation_flags |= subprocess.BELOW_NORMAL_PRIORITY_CLASS
-    sender = subprocess.Popen(
-        [sys.executable, "-I", "-S", "-B", os.path.abspath(__file__)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        cwd=os.sep,
-        env=sender_environment(),
-        creationflags=creation_flags,
-    )
-    sender_ids.append(sender.pid)
-    # Not true yet, but without it Popen warns at the end that the sender still runs.
-    sender.returncode = 0
-    assert sender.stdin  # for the type checker: it is a pipe
-    with sender.stdin as pipe:
-        pipe.write(message)
-    if sys.platform != "win32":
-        priority = os.getpriority(os.PRIO_PROCESS, 0) + 5  # lets the command go first
-        os.setpriority(os.PRIO_PROCESS, sender.pid, priority)
+    with terminal_signals_blocked():
+        sender = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-B", os.path.abspath(__file__)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd=os.sep,
+            env=sender_environment(),
+            creationflags=creation_flags,
+        )
+        sender_ids.append(sender.pid)
+        # Not true yet. Without it, Popen warns at the end that the sender still runs.
+        sender.returncode = 0
+        assert sender.stdin  # for the type checker: it is a pipe
+        with sender.stdin as pipe:
+            pipe.write(message)
+        if sys.platform != "win32":
+            priority = os.getpriority(os.PRIO_PROCESS, 0) + 5  # the command goes first
+            os.setpriority(os.PRIO_PROCESS, sender.pid, priority)
+
+
+@contextmanager
+def terminal_signals_blocked() -> Iterator[None]:
+    """Hold back the signals of a terminal: Ctrl-C, Ctrl-\\, and that it was closed.
+
+    This process gets them afterwards. A process that it starts meanwhile never does.
+    Windows needs nothing: the sender has no console there.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    import signal
+
+    blocked = {signal.SIGINT, signal.SIGQUIT, signal.SIGHUP}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def reap_senders() -> None:

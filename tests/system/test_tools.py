@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import pytest
 import support
 
 TOOLS = support.ROOT / "tests" / "tools"
@@ -22,6 +23,9 @@ def run(tool: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.skipif(
+    support.KEDRO_018, reason="the demo has a command that fails: see test_commands.py"
+)
 def test_demo_shows_the_question_the_events_and_the_state() -> None:
     done = run("demo.py")
     assert done.returncode == 0, done.stdout + done.stderr

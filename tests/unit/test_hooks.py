@@ -428,6 +428,18 @@ def test_variables_are_passed_on_as_they_are(monkeypatch: pytest.MonkeyPatch) ->
     assert plugin.sender_environment() == {}
 
 
+@pytest.mark.parametrize("name", ["SIGINT", "SIGQUIT", "SIGHUP"])
+def test_the_sender_survives_a_terminal_that_closes_at_once(
+    reports: Callable[[], Any], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(plugin, "sender_ids", [])
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    plugin.start_sender(b"the message")
+    os.kill(plugin.sender_ids[0], signal.Signals[name])
+    assert reports()["input"] == "the message"
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == blocked
+
+
 @pytest.fixture
 def sleepers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """The ids of senders that only sleep, and do not read their input."""
