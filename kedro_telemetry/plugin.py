@@ -1327,13 +1327,15 @@ def current_state(project: str | None) -> Decision:
     return decision
 
 
-def show(*lines: str, stream: str = "stdout") -> None:
+def show(*lines: str, is_error: bool = False) -> None:
     """Print lines. It is no error if they cannot be written: the work is done."""
     text = "\n".join(escape(line) for line in lines)
+    stream = sys.stderr if is_error else sys.stdout
     try:
-        print(text, file=getattr(sys, stream), flush=True)
+        print(text, file=stream, flush=True)
     except OSError:  # the reader of a pipe has gone, or the disk is full
-        setattr(sys, stream, None)  # else Python, at its end, fails to write it again
+        # Python tries again when it ends, which must not fail.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def escape(text: str) -> str:
@@ -1456,5 +1458,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return forget_salts()
         return save_answer(agreed=action == "allow")
     except (OSError, ValueError) as error:
-        show(f"kedro-telemetry: {error}", stream="stderr")
+        show(f"kedro-telemetry: {error}", is_error=True)
         return 2

@@ -400,3 +400,10 @@ def test_help_does_not_depend_on_docstrings() -> None:
         check=True,
     )
     assert "Control whether kedro commands in this project send events." in done.stdout
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="NOT TESTED HERE: /dev/full")
+def test_a_full_disk_changes_no_exit_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert plugin.main(["status"]) == 0
