@@ -10,6 +10,7 @@ import ssl
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
@@ -296,6 +297,17 @@ def test_nothing_is_sent_to_an_https_url_without_tls() -> None:
         (hello,) = collector.requests
     assert hello.startswith(b"\x16\x03"), "the start of a TLS handshake"
     assert b"POST" not in hello
+
+
+def test_a_slow_collector_gets_its_event(authority: Authority) -> None:
+    def answer(connection: socket.socket, collector: support.Collector) -> None:
+        time.sleep(1)
+        over_tls(authority.context())(connection, collector)
+
+    with support.collecting(answer) as collector:
+        url = secure_url(collector)
+        assert run_sender(MESSAGE, url, **authority.trust).returncode == 0
+        assert len(collector.events) == 1
 
 
 @pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "SSL_CERT_DIR"])

@@ -271,7 +271,10 @@ def test_a_damaged_index_is_a_no(version: int, repo: Path) -> None:
         except ERRORS:
             continue
         assert found == paths(repo), "only extensions are missing"
-    for damaged in (b"", data + b"\0", b"X" + data[1:], data[:8] + b"\xff" + data[9:]):
+    too_long = data.replace(b"TREE\0", b"TREE\1")  # the length of an extension
+    assert too_long != data
+    wrong_count = data[:8] + b"\xff" + data[9:]
+    for damaged in (b"", data + b"\0", b"X" + data[1:], wrong_count, too_long):
         (repo / ".git" / "index").write_bytes(damaged)
         assert cannot_tell(repo)
     for other in (0, 1, 5, 2**32 - 1):
