@@ -147,3 +147,13 @@ def test_names_of_files_tests_and_code_exist() -> None:
     changes = changes.replace("VOCABULARY", "COMMANDS")  # of the tests
     for name in re.findall(r"`([a-z]+_[a-z_]+|[A-Z_]+)`", tour + changes):
         assert name in read(support.PLUGIN), name
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_every_row_of_a_table_has_as_many_cells_as_its_first(path: Path) -> None:
+    """GitHub shows other tables as plain text."""
+    tables = re.findall(r"(?:^\|.*\n)+", read(path), re.M)
+    assert tables
+    for table in tables:
+        rows = re.sub(r"`[^`]*`", "", table).splitlines()
+        assert len({row.count("|") for row in rows}) == 1, table
