@@ -19,24 +19,10 @@ from typing import TypeVar
 import psutil
 import support
 import trustme
+from support import PROPERTIES
 
 ENDPOINT = "KEDRO_TELEMETRY_ENDPOINT"
 HOST = "collector.test"  # nobody knows this name, unless a test replaces /etc/hosts
-PROPERTIES: dict[str, object] = {
-    "username": "0123456789abcdef" * 2,
-    "package_name": "fedcba9876543210" * 2,
-    "command": "kedro run --pipeline *****",
-    "project_version": "1.7.0",
-    "telemetry_version": "1.1.0+hardened",
-    "python_version": "3.11",
-    "os": "linux",
-    "tools": "Linting, Documentation",
-    "example_pipeline": "False",
-    "number_of_datasets": 120,
-    "number_of_nodes": 4,
-    "number_of_pipelines": 3,
-}
-MESSAGE = json.dumps(PROPERTIES).encode()
 
 Input = TypeVar("Input")
 Result = TypeVar("Result")

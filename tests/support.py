@@ -31,7 +31,28 @@ UNPRIVILEGED = 54321  # a user without a name
 IN_CI = bool(os.environ.get("CI"))  # read before the environment is scrubbed
 SCHEMA = json.loads((ROOT / "tests" / "event.schema.json").read_text("utf-8"))
 EVENT_VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
+# All fields with good values. MESSAGE is what a sender gets.
+PROPERTIES: dict[str, Any] = {
+    "username": "0123456789abcdef" * 2,
+    "package_name": "fedcba9876543210" * 2,
+    "command": "kedro run --pipeline *****",
+    "project_version": "1.7.0",
+    "telemetry_version": "1.1.0+hardened",
+    "python_version": "3.11",
+    "os": "linux",
+    "tools": "Linting, Documentation",
+    "example_pipeline": "False",
+    "number_of_datasets": 120,
+    "number_of_nodes": 4,
+    "number_of_pipelines": 3,
+}
+MESSAGE = json.dumps(PROPERTIES).encode()
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+as_root = pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() != 0,
+    reason="NOT TESTED HERE: only root can act for another user",
+)
 
 Answer = Callable[[socket.socket, "Collector"], None]
 
@@ -267,6 +288,22 @@ def kedro(
         check=False,
         **options,
     )
+
+
+def git(*arguments: str, cwd: Path, text_input: str = "") -> str:
+    """Run git, and return its output. Raises AssertionError if it fails."""
+    settings = ["user.name=somebody", "user.email=somebody@example", "gc.auto=0"]
+    settings += ["protocol.file.allow=always", "commit.gpgsign=false"]
+    options = [word for setting in settings for word in ("-c", setting)]
+    done = subprocess.run(
+        ["git", *options, *arguments],
+        cwd=cwd,
+        input=text_input,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def unprivileged(*folders: Path) -> list[str]:

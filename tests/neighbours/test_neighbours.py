@@ -24,7 +24,7 @@ from urllib.request import ProxyHandler, Request, build_opener
 import pytest
 import support
 
-pytestmark = pytest.mark.neighbours
+pytestmark = [pytest.mark.neighbours, pytest.mark.timeout(1200)]
 
 OUTSIDE = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 CACHE = Path(OUTSIDE.get("TELEMETRY_TEST_CACHE") or tempfile.mkdtemp(prefix="kedro-"))

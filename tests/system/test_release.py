@@ -128,7 +128,7 @@ def test_the_version_meets_the_requirement_of_kedro() -> None:
         pytest.param(".github/workflows/release.yml", marks=REPOSITORY_ONLY),
     ],
 )
-def test_everybody_is_told_to_build_it_like_the_release(name: str) -> None:
+def test_documents_and_workflow_have_the_same_build_command(name: str) -> None:
     text = (support.ROOT / name).read_text(encoding="utf-8")
     assert f"SOURCE_DATE_EPOCH={EPOCH} python3 -m build\n" in text
 

@@ -18,8 +18,6 @@ import support
 from network import (
     ENDPOINT,
     HOST,
-    MESSAGE,
-    PROPERTIES,
     Authority,
     end_in_time,
     event_bytes,
@@ -30,6 +28,9 @@ from network import (
     senders_to,
     side_by_side,
 )
+from support import MESSAGE, PROPERTIES
+
+from kedro_telemetry.plugin import SENDER_VARIABLES
 
 linux = pytest.mark.skipif(
     sys.platform != "linux", reason="NOT TESTED HERE: reads /proc or ru_maxrss"
@@ -44,7 +45,9 @@ def changed(**values: Any) -> bytes:
 
 
 @pytest.mark.parametrize("path", ["api/track", "", "a/b?c=d&e=+"])
-def test_it_posts_once_byte_for_byte(path: str, collector: support.Collector) -> None:
+def test_the_sender_posts_once_byte_for_byte(
+    path: str, collector: support.Collector
+) -> None:
     url = f"http://127.0.0.1:{collector.port}/{path}"
     done = run_sender(MESSAGE, url)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
@@ -53,7 +56,9 @@ def test_it_posts_once_byte_for_byte(path: str, collector: support.Collector) ->
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
-def test_it_posts_once_over_tls_byte_for_byte(host: str, tmp_path: Path) -> None:
+def test_the_sender_posts_once_over_tls_byte_for_byte(
+    host: str, tmp_path: Path
+) -> None:
     authority = Authority(tmp_path)
     with support.collecting(over_tls(authority.context())) as collector:
         url = secure_url(collector, host)
@@ -86,7 +91,7 @@ CLEANED: list[tuple[bytes, list[str]]] = [
 ]
 
 
-def test_it_sends_only_the_good_values_of_a_message() -> None:
+def test_the_sender_sends_only_the_good_values_of_a_message() -> None:
     def check(case: tuple[bytes, list[str]]) -> None:
         message, missing = case
         kept = {key: PROPERTIES[key] for key in PROPERTIES if key not in missing}
@@ -124,7 +129,9 @@ REFUSED = [
 ]
 
 
-def test_it_sends_nothing_for_any_other_input(collector: support.Collector) -> None:
+def test_the_sender_sends_nothing_for_any_other_input(
+    collector: support.Collector,
+) -> None:
     def check(data: bytes) -> None:
         assert run_sender(data, collector.url).returncode != 0, data
 
@@ -132,7 +139,7 @@ def test_it_sends_nothing_for_any_other_input(collector: support.Collector) -> N
     assert collector.connections == 0
 
 
-def test_it_does_not_read_endless_input(collector: support.Collector) -> None:
+def test_the_sender_does_not_read_endless_input(collector: support.Collector) -> None:
     with subprocess.Popen(
         support.SENDER,
         stdin=subprocess.PIPE,
@@ -149,13 +156,15 @@ def test_it_does_not_read_endless_input(collector: support.Collector) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="NOT TESTED HERE: needs a shell")
-def test_it_sends_nothing_without_an_input(collector: support.Collector) -> None:
+def test_the_sender_sends_nothing_without_an_input(
+    collector: support.Collector,
+) -> None:
     closed = ["/bin/sh", "-c", '"$@" <&-', "sh"]
     assert run_sender(MESSAGE, collector.url, closed).returncode != 0
     assert collector.connections == 0
 
 
-def test_it_ends_within_5_seconds_although_its_input_does_not(
+def test_the_sender_ends_within_5_seconds_although_its_input_does_not(
     collector: support.Collector,
 ) -> None:
     def send(data: bytes) -> int:
@@ -177,7 +186,7 @@ def test_it_ends_within_5_seconds_although_its_input_does_not(
 # --- Only to https, or to loopback ---
 
 
-def test_it_posts_nowhere_else(collector: support.Collector) -> None:
+def test_the_sender_posts_nowhere_else(collector: support.Collector) -> None:
     """Most of these forms would reach this collector if a check were missing."""
     place = f"127.0.0.1:{collector.port}"
     urls = [
@@ -209,7 +218,7 @@ def test_it_posts_nowhere_else(collector: support.Collector) -> None:
 
 
 @linux
-def test_it_inherits_only_its_input_and_the_allowed_variables(
+def test_the_sender_inherits_only_its_input_and_the_allowed_variables(
     project: Path, env: dict[str, str]
 ) -> None:
     seen: list[object] = []
@@ -241,6 +250,7 @@ def test_it_inherits_only_its_input_and_the_allowed_variables(
     secret = os.open(project / "pyproject.toml", os.O_RDONLY)
     with support.collecting(look) as collector:
         allowed[ENDPOINT] = collector.url
+        assert set(allowed) == set(SENDER_VARIABLES)
         variables = env | others | allowed
         support.kedro("info", cwd=project, env=variables, pass_fds=(secret,))
         support.wait_for_senders()
@@ -251,7 +261,9 @@ def test_it_inherits_only_its_input_and_the_allowed_variables(
     assert list(files.values()) == ["socket"]
 
 
-def test_it_pauses_before_it_loads_anything(collector: support.Collector) -> None:
+def test_the_sender_pauses_before_it_loads_anything(
+    collector: support.Collector,
+) -> None:
     # This option makes Python name each module when it has been loaded.
     options = ["-X", "importtime", *support.SENDER[1:-1]]
 
@@ -285,7 +297,9 @@ def test_it_pauses_before_it_loads_anything(collector: support.Collector) -> Non
     assert len(collector.events) == 1
 
 
-def test_it_writes_no_bytecode(tmp_path: Path, collector: support.Collector) -> None:
+def test_the_sender_writes_no_bytecode(
+    tmp_path: Path, collector: support.Collector
+) -> None:
     prefix = ["-X", f"pycache_prefix={tmp_path}"]  # an empty cache
     command = [sys.executable, *prefix, *support.SENDER[1:]]
     env = {ENDPOINT: collector.url}
@@ -303,7 +317,7 @@ print(status, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 
 @linux
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_it_takes_at_most_32_megabytes(scheme: str, tmp_path: Path) -> None:
+def test_the_sender_takes_at_most_32_megabytes(scheme: str, tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     system = Path("/etc/ssl/certs/ca-certificates.crt")
     if system.exists():  # trust as many authorities as a whole system does

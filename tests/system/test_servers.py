@@ -99,7 +99,7 @@ def nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
 
 
 def test_nginx_logs_each_event_once_as_the_readme_says(nginx: Nginx) -> None:
-    many = [network.PROPERTIES | {"number_of_nodes": count} for count in range(10)]
+    many = [support.PROPERTIES | {"number_of_nodes": count} for count in range(10)]
 
     def send(properties: dict[str, object]) -> int:
         message = json.dumps(properties).encode()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -15,6 +14,7 @@ import pytest
 import strace
 import support
 from strace import SCRIPTS
+from support import git
 
 from kedro_telemetry import plugin
 
@@ -56,11 +56,6 @@ def fifo(project: Path) -> None:
 def folder(project: Path) -> None:
     no_answer(project)
     (project / ".telemetry").mkdir()
-
-
-def git(*arguments: str, cwd: Path) -> None:
-    identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
-    subprocess.run(["git", *identity, *arguments], cwd=cwd, check=True)
 
 
 def tracked(project: Path) -> None:
@@ -111,18 +106,20 @@ def test_off_starts_no_process_and_opens_no_socket(
     assert kedro.internet == kedro.changes == []
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED HERE: only root can chown")
+@support.as_root
 def test_the_answer_of_another_user_is_off(
     project: Path, env: dict[str, str], collector: support.Collector
 ) -> None:
     os.chown(project / ".telemetry", support.UNPRIVILEGED, -1)
-    support.kedro("registry", "list", cwd=project, env=env)
+    done = support.kedro("registry", "list", cwd=project, env=env)
+    assert done.stdout == PIPELINES
     assert collector.stays_silent()
 
 
 def test_off_outside_a_project(env: dict[str, str], tmp_path: Path, home: Path) -> None:
     (tmp_path / ".telemetry").write_text("consent: true\n")
-    _, found = strace.run(tmp_path / "trace", KEDRO, "info", cwd=tmp_path, env=env)
+    done, found = strace.run(tmp_path / "trace", KEDRO, "info", cwd=tmp_path, env=env)
+    assert done.returncode == 0, done.stderr
     (kedro,) = found
     assert kedro.internet == kedro.changes == []
 
@@ -270,7 +267,7 @@ def test_the_command_does_not_wait_for_the_sender(
 
 
 @pytest.mark.parametrize(("answer", "said"), [("n", "false"), ("y", "true")])
-def test_an_answer_only_writes_its_file(
+def test_in_the_project_an_answer_only_writes_its_file(
     answer: str, said: str, project: Path, env: dict[str, str], tmp_path: Path
 ) -> None:
     no_answer(project)

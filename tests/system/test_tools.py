@@ -34,7 +34,7 @@ def test_demo_shows_the_question_the_events_and_the_state() -> None:
         assert text in done.stdout
 
 
-def test_benchmark_starts() -> None:
+def test_benchmark_shows_its_help() -> None:
     done = run("benchmark.py", "--help")
     assert done.returncode == 0, done.stderr
     assert "--quick" in done.stdout

@@ -397,7 +397,7 @@ def senders(bench: Bench, pythons: Sequence[str]) -> str:
     def launch(python: str, url: str) -> Figures:
         done = subprocess.run(
             [python, "-I", "-S", "-c", LAUNCHER, str(plugin)],
-            input=network.MESSAGE,
+            input=support.MESSAGE,
             env=authority.trust | {"KEDRO_TELEMETRY_ENDPOINT": url},
             capture_output=True,
             timeout=60,

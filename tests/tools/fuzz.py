@@ -53,21 +53,6 @@ CONSENT_FILES = [
     b"\xef\xbb\xbf# a\r\n\r\nconsent: TRUE # b\r\n",
     b"consent: false\n",
 ]
-VALUES = {
-    "username": "0123456789abcdef0123456789abcdef",
-    "package_name": "fedcba9876543210fedcba9876543210",
-    "command": "kedro run --pipeline ***** --async",
-    "project_version": "1.7.0",
-    "telemetry_version": "1.1.0+hardened",
-    "python_version": "3.11",
-    "os": "linux",
-    "tools": "Linting, Kedro Viz",
-    "example_pipeline": "False",
-    "number_of_datasets": 12,
-    "number_of_nodes": 120,
-    "number_of_pipelines": 3,
-}
-MESSAGE = json.dumps(VALUES).encode()
 MESSAGE_TEXTS = ["null", "true", "NaN", "1e9", "-0", "[", "{", '"', ",", ":", "\\u0061"]
 MESSAGE_PIECES = [text.encode() for text in (*MESSAGE_TEXTS, *FIELDS, *WORDS, MASK)]
 REQUIRED = {"username", "command", "telemetry_version"}
@@ -108,7 +93,7 @@ def try_command(chance: random.Random) -> None:
 
 
 def try_message(chance: random.Random) -> None:
-    message = change(MESSAGE, MESSAGE_PIECES, chance)
+    message = change(support.MESSAGE, MESSAGE_PIECES, chance)
     try:
         event = json.loads(build_event(message))
     except Exception:  # the sender ends

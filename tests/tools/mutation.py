@@ -128,7 +128,7 @@ def changed_lines(revision: str) -> set[int]:
     return lines
 
 
-def test_commands(spec: MutationSpec) -> list[str]:
+def commands_for(spec: MutationSpec) -> list[str]:
     """Return the commands that test this place, in the order in which they run."""
     above = reversed(LINES[: spec.start_pos[0]])
     title = next((line[6:] for line in above if line.startswith("# --- ")), "The event")
@@ -178,7 +178,7 @@ def try_mutant(spec: MutationSpec, reasons: dict[str, str]) -> tuple[str, str]:
         change += f"\n{sign} {line[1:].partition('  #')[0].strip()}"
     if change in reasons:
         return "equivalent", change
-    return "UNEXPLAINED" if survives([spec], test_commands(spec)) else "killed", change
+    return "UNEXPLAINED" if survives([spec], commands_for(spec)) else "killed", change
 
 
 def read_reasons() -> dict[str, str]:
@@ -207,7 +207,7 @@ def main() -> int:
         tempfile.TemporaryDirectory() as folder,
         ProcessPoolExecutor(os.cpu_count(), None, enter_copy, (folder,)) as pool,
     ):
-        tests = sorted({command for spec in specs for command in test_commands(spec)})
+        tests = sorted({command for spec in specs for command in commands_for(spec)})
         passed = pool.map(survives, [[]] * len(tests), [[test] for test in tests])
         if failed := [test for test, ok in zip(tests, passed, strict=True) if not ok]:
             sys.exit("\n".join(["These tests fail without a mutant:", *failed]))

@@ -322,7 +322,7 @@ def test_forget_leaves_a_folder_alone(show: Show, home: Path) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
-def test_no_path_is_an_error_in_any_encoding(
+def test_every_path_can_be_printed_in_any_encoding(
     encoding: str, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = tmp_path / "\u0141ukasz\x1b[31m\udcff"
@@ -403,7 +403,9 @@ def test_help_does_not_depend_on_docstrings() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="NOT TESTED HERE: /dev/full")
-def test_a_full_disk_changes_no_exit_status(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_does_not_change_the_exit_status(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with open("/dev/full", "w", encoding="utf-8") as full:
         monkeypatch.setattr(sys, "stdout", full)
         assert plugin.main(["status"]) == 0

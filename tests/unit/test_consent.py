@@ -154,7 +154,7 @@ def test_the_first_rule_that_applies_decides(
     assert decision(folder) == (ON, ".telemetry says `consent: true`")
 
 
-def test_any_value_of_a_switch_or_ci_variable_is_off(
+def test_a_switch_or_ci_variable_overrides_a_yes(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in (*SWITCHES, *CI_VARIABLES):
@@ -167,7 +167,7 @@ def test_any_value_of_a_switch_or_ci_variable_is_off(
         monkeypatch.delenv(name)
 
 
-def test_the_known_switches_and_ci_variables_are_in_the_table() -> None:
+def test_the_ci_variables_of_known_systems_are_listed_and_sorted() -> None:
     assert SWITCHES == ("DO_NOT_TRACK", "KEDRO_DISABLE_TELEMETRY")
     assert set(KNOWN_CI_VARIABLES.split()) <= set(CI_VARIABLES)
     assert sorted(set(CI_VARIABLES), key=str.lower) == CI_VARIABLES
@@ -207,7 +207,7 @@ def test_a_tracked_answer_is_off(
 
 
 @pytest.mark.parametrize("can_ask", [True, False])
-def test_an_answer_that_is_no_yes_is_off_and_never_asked(
+def test_a_telemetry_file_without_a_trusted_yes_turns_telemetry_off(
     can_ask: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plugin, "can_ask", lambda: can_ask)

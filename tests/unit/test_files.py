@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,25 +21,6 @@ from kedro_telemetry.plugin import (
     read_own_file,
     write_new_file,
 )
-
-as_root = pytest.mark.skipif(
-    not hasattr(os, "geteuid") or os.geteuid() != 0,
-    reason="NOT TESTED HERE: only root can give a file to another user",
-)
-
-
-@pytest.fixture(autouse=True)
-def _at_once() -> Iterator[None]:
-    """A read that waits fails the test."""
-
-    def waits(*_: object) -> None:
-        raise AssertionError("the read waits")
-
-    before = signal.signal(signal.SIGALRM, waits)
-    signal.alarm(5)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture
@@ -69,7 +50,7 @@ def test_a_file_larger_than_memory_is_refused(path: Path) -> None:
         read_own(path)
 
 
-def test_an_absent_file_is_told_apart(path: Path) -> None:
+def test_an_absent_file_raises_file_not_found(path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         read_own(path.with_name("absent"))
 
@@ -150,7 +131,7 @@ def test_a_secret_file_must_not_be_accessible_to_others(path: Path) -> None:
     assert read_own_file(str(path), 10, ACCESSIBLE_TO_OTHERS) == b"0123456789"
 
 
-@as_root
+@support.as_root
 def test_a_file_of_another_user_is_refused(path: Path) -> None:
     os.chown(path, 12345, -1)
     with pytest.raises(PermissionError, match="it belongs to another user"):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 import support
+from support import git
 
 from kedro_telemetry import plugin
 from kedro_telemetry.plugin import (
@@ -22,21 +22,6 @@ from kedro_telemetry.plugin import (
 
 LONG_ENTRY = f"100644 {'1' * 40} 0\t{'c/' * 2048}c\n"
 ERRORS = (OSError, ValueError, LookupError)  # `decide` takes them for a no
-
-
-def git(*arguments: str, cwd: Path, text_input: str = "") -> str:
-    settings = ["user.name=somebody", "user.email=somebody@example", "gc.auto=0"]
-    settings += ["protocol.file.allow=always", "commit.gpgsign=false"]
-    options = [word for setting in settings for word in ("-c", setting)]
-    done = subprocess.run(
-        ["git", *options, *arguments],
-        cwd=cwd,
-        input=text_input,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def add_answer(project: Path) -> None:
@@ -160,7 +145,7 @@ def test_a_file_whose_name_only_ends_like_the_answer_is_another(repo: Path) -> N
     assert not is_tracked_by_git(str(repo))
 
 
-def test_another_spelling_is_the_same_file(repo: Path) -> None:
+def test_a_tracked_answer_in_other_letter_case_counts(repo: Path) -> None:
     """As on macOS and Windows."""
     (repo / ".Telemetry").touch()
     git("add", ".Telemetry", cwd=repo)
@@ -192,7 +177,7 @@ def test_a_submodule_has_an_index_of_its_own(repo: Path, tmp_path: Path) -> None
     assert is_tracked_by_git(str(project))
 
 
-def test_a_repository_inside_another_does_not_hide_it(repo: Path) -> None:
+def test_outer_repositories_are_checked_too(repo: Path) -> None:
     project = repo / "project"
     add_answer(project)
     git("add", "project/.telemetry", cwd=repo)
@@ -288,7 +273,7 @@ def test_a_damaged_index_is_a_no(version: int, repo: Path) -> None:
 
 
 @pytest.mark.parametrize("version", [2, 4])
-def test_a_changed_byte_never_runs_without_end(version: int, repo: Path) -> None:
+def test_reading_a_damaged_index_always_ends(version: int, repo: Path) -> None:
     git("add", "src", cwd=repo)
     git("update-index", "--index-version", str(version), cwd=repo)
     data = (repo / ".git" / "index").read_bytes()

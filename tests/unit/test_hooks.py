@@ -94,17 +94,22 @@ class Sent(list[dict[str, Any]]):
 
 
 @pytest.fixture
-def sent(monkeypatch: pytest.MonkeyPatch) -> Sent:
-    """Start no senders, and keep their events."""
-    found = Sent()
+def sent(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sent]:
+    """Start no senders, and keep their events. All of them must be good."""
+    found, errors = Sent(), []
 
     def start(message: bytes) -> None:
-        event = json.loads(plugin.build_event(message))
-        support.check_event(event)
-        found.append(event["properties"])
+        try:
+            event = json.loads(plugin.build_event(message))
+            support.check_event(event)
+            found.append(event["properties"])
+        except Exception as error:
+            errors.append(error)  # the hook swallows it
+            raise
 
     monkeypatch.setattr(plugin, "start_sender", start)
-    return found
+    yield found
+    assert errors == []
 
 
 # --- One event per command ---
@@ -177,7 +182,32 @@ def test_a_session_without_a_command_sends_nothing(kedro: Kedro, sent: Sent) -> 
     assert sent == []
 
 
-def test_a_command_leaves_nothing_to_the_next(kedro: Kedro, sent: Sent) -> None:
+def test_a_no_counts_also_for_the_command_that_runs(kedro: Kedro, sent: Sent) -> None:
+    kedro.before("jupyter", "lab")
+    kedro.answer.write_text("consent: false\n")
+    kedro.after()
+    kedro.answer.write_text("consent: true\n")
+    kedro.before("run")
+    kedro.answer.write_text("consent: false\n")
+    kedro.run()
+    kedro.answer.write_text("consent: true\n")
+    kedro.after()
+    assert sent == []
+
+
+def test_a_yes_counts_from_the_next_command(kedro: Kedro, sent: Sent) -> None:
+    kedro.answer.write_text("consent: false\n")
+    kedro.before("info")
+    kedro.answer.write_text("consent: true\n")
+    kedro.after()
+    assert sent == []
+    kedro.command("info")
+    assert len(sent) == 1
+
+
+def test_a_command_without_an_end_is_forgotten_by_the_next(
+    kedro: Kedro, sent: Sent
+) -> None:
     kedro.before("info")
     kedro.answer.write_text("consent: false\n")
     kedro.command("package")
@@ -418,7 +448,9 @@ def test_the_sender_gets_the_message_and_nothing_else(
     }
 
 
-def test_variables_are_passed_on_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_variable_reaches_the_sender_empty(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """An empty endpoint is refused. It must not become the default in the sender."""
     monkeypatch.setenv("SSL_CERT_DIR", "")
     monkeypatch.setenv(ENDPOINT, "")
@@ -429,7 +461,7 @@ def test_variables_are_passed_on_as_they_are(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGQUIT", "SIGHUP"])
-def test_the_sender_survives_a_terminal_that_closes_at_once(
+def test_signals_of_a_terminal_do_not_end_a_sender_that_starts(
     reports: Callable[[], Any], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setattr(plugin, "sender_ids", [])
@@ -438,6 +470,25 @@ def test_the_sender_survives_a_terminal_that_closes_at_once(
     os.kill(plugin.sender_ids[0], signal.Signals[name])
     assert reports()["input"] == "the message"
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == blocked
+
+
+def test_ctrl_c_while_a_sender_starts_leaves_no_signal_blocked(
+    reports: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change = signal.pthread_sigmask
+    blocked = change(signal.SIG_BLOCK, [])
+
+    def interrupted(how: int, signals: set[signal.Signals]) -> set[int]:
+        """Change the mask, then raise, as CPython does after a Ctrl-C just before."""
+        before = change(how, signals)
+        if how == signal.SIG_BLOCK and signals:
+            raise KeyboardInterrupt
+        return before
+
+    monkeypatch.setattr(signal, "pthread_sigmask", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        plugin.start_sender(b"the message")
+    assert change(signal.SIG_BLOCK, []) == blocked
 
 
 @pytest.fixture
@@ -466,7 +517,7 @@ def test_a_message_that_is_too_long_is_dropped_without_waiting(
     assert len(sleepers) == 1
 
 
-def test_a_sender_holds_nothing_up_and_leaves_nothing(
+def test_starting_a_sender_does_not_wait_or_leak(
     kedro: Kedro, sleepers: list[int]
 ) -> None:
     threads, descriptors = threading.enumerate(), psutil.Process().num_fds()
@@ -480,6 +531,7 @@ def test_a_sender_holds_nothing_up_and_leaves_nothing(
     assert [str(warning.message) for warning in caught] == []
     assert threading.enumerate() == threads
     assert psutil.Process().num_fds() <= descriptors
+    assert len(sleepers) == 2
     own = os.getpriority(os.PRIO_PROCESS, 0)
     for process_id in sleepers:
         priority = os.getpriority(os.PRIO_PROCESS, process_id)
@@ -511,6 +563,8 @@ def test_an_interpreter_that_does_not_start_drops_the_event(
 ) -> None:
     monkeypatch.setattr(sys, "executable", executable)
     before = psutil.Process().num_fds()
+    with pytest.raises(OSError, match=executable):
+        plugin.start_sender(b"the message")
     kedro.command("info")
     assert psutil.Process().num_fds() <= before
 
@@ -644,7 +698,3 @@ def test_kedro_registers_the_hook() -> None:
         _register_hooks_entry_points(session, disabled)
         assert session.is_registered(telemetry_hook) == is_registered
         session.check_pending()
-
-
-def test_a_new_process_has_no_command() -> None:
-    assert telemetry_hook.command is None

@@ -58,7 +58,7 @@ def test_the_event_of_a_command_in_a_project(monkeypatch: pytest.MonkeyPatch) ->
     }
 
 
-def test_outside_of_a_project_nothing_is_said_of_one() -> None:
+def test_outside_of_a_project_no_field_of_a_project_is_sent() -> None:
     properties = build(["info"])
     properties.pop("project_version")
     assert list(properties) == [

@@ -47,7 +47,9 @@ def test_events_go_to_the_documented_address_by_default(
         COLLECTOR.ljust(200, "x"),
     ],
 )
-def test_an_allowed_endpoint(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_https_and_loopback_http_endpoints_are_allowed(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(ENDPOINT, url)
     assert endpoint() == url
 
@@ -92,7 +94,7 @@ def test_an_allowed_endpoint(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
         (COLLECTOR.ljust(201, "x"), "longer than 200"),
     ],
 )
-def test_a_refused_endpoint(
+def test_other_endpoints_are_refused(
     url: str, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(ENDPOINT, url)
@@ -241,6 +243,6 @@ def test_the_headers_name_nothing_but_the_plugin() -> None:
     ]
 
 
-def test_the_longest_request_is_short() -> None:
+def test_headers_and_url_fit_in_512_bytes() -> None:
     url = COLLECTOR.ljust(MAX_URL, "x")
     assert sum(map(len, request_headers(url, b"{}").values())) + len(url) < 512

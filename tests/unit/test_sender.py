@@ -16,11 +16,6 @@ from pathlib import Path
 import coverage
 import support
 
-MESSAGE = (
-    b'{"username": "0123456789abcdef0123456789abcdef", "command": "kedro run *****",'
-    b' "telemetry_version": "1.1.0+hardened", "os": "linux", "secret": 1}'
-)
-
 
 def send(message: bytes, folder: Path, **variables: str) -> int:
     """Run the sender, and return its exit status."""
@@ -45,7 +40,9 @@ def keep_and_close(connection: socket.socket, collector: support.Collector) -> N
 def test_the_sender_posts_one_event_or_nothing(
     collector: support.Collector, tmp_path: Path
 ) -> None:
-    def run(endpoint: str, message: bytes = MESSAGE, **variables: str) -> Future[int]:
+    def run(
+        endpoint: str, message: bytes = support.MESSAGE, **variables: str
+    ) -> Future[int]:
         variables["KEDRO_TELEMETRY_ENDPOINT"] = endpoint
         return pool.submit(send, message, tmp_path, **variables)
 
@@ -67,9 +64,7 @@ def test_the_sender_posts_one_event_or_nothing(
         assert sent.result() == 0
         assert all(future.result() != 0 for future in failed)
         (event,) = collector.wait()
-        assert list(event["properties"]) == [
-            *("username", "command", "telemetry_version", "os")
-        ]
+        assert event["properties"] == support.PROPERTIES
         (hello,) = plain.requests
         assert hello.startswith(b"\x16\x03"), "a handshake of TLS"
         (tunnel,) = proxy.requests

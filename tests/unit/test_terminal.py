@@ -113,7 +113,7 @@ def test_bytes_that_are_no_text_are_read(keyboard: int) -> None:
 
 @pytest.mark.parametrize("at_once", [False, True])
 @pytest.mark.parametrize("keys", [b"", b"y"])
-def test_a_line_without_enter_is_not_read_in_time(
+def test_an_unfinished_line_times_out(
     keys: bytes, at_once: bool, keyboard: int
 ) -> None:
     """`stty -icanon` passes on each key."""
