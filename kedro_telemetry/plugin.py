@@ -180,7 +180,7 @@ def mask_command(args: Sequence[str]) -> str:
             shown.append(arg)
         elif equals and name in value_options:  # --pipeline=ds
             shown += [name, MASK]
-        elif arg[:2] in value_options:  # -pds
+        elif arg[:2] in value_options:  # -pds, and -nsds as -n *****
             shown += [arg[:2], MASK]
         else:
             shown.append(MASK)
@@ -223,7 +223,7 @@ TOOLS: Final = (
     "Kedro Viz",
 )
 # Parts of the patterns below.
-TOOL: Final = "|".join(TOOLS)
+ONE_TOOL: Final = "|".join(TOOLS)
 HASH: Final = r"[0-9a-f]{32}"
 COUNT: Final = r"[0-9]|[1-9][0-9]0{0,7}"  # two significant digits
 
@@ -237,7 +237,7 @@ FIELDS: Final = {
     "telemetry_version": (str, r"1\.1\.0\+hardened"),
     "python_version": (str, r"3\.[0-9]{1,2}"),
     "os": (str, r"linux|darwin|win32|other"),
-    "tools": (str, rf"({TOOL})(, ({TOOL})){{0,6}}"),
+    "tools": (str, rf"({ONE_TOOL})(, ({ONE_TOOL})){{0,6}}"),
     "example_pipeline": (str, r"True|False"),
     "number_of_datasets": (int, COUNT),
     "number_of_nodes": (int, COUNT),
@@ -1165,7 +1165,10 @@ def terminal_signals_blocked() -> Iterator[None]:
 
 
 def reap_senders() -> None:
-    """Reap earlier senders that have ended. The last stays until this process ends."""
+    """Reap earlier senders that have ended.
+
+    The last one stays until this process ends: as a zombie, which runs nothing.
+    """
     if sys.platform == "win32":
         return
     for process_id in sender_ids[:]:
@@ -1344,8 +1347,9 @@ def current_state(project: str | None) -> Decision:
 
 def show(*lines: str, is_error: bool = False) -> None:
     """Print lines. It is no error if they cannot be written: the work is done."""
-    text = "\n".join(escape(line) for line in lines)
     stream = sys.stderr if is_error else sys.stdout
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    text = "\n".join(escape(line, encoding) for line in lines)
     try:
         print(text, file=stream, flush=True)
     except OSError:  # the reader of a pipe has gone, or the disk is full
@@ -1353,9 +1357,8 @@ def show(*lines: str, is_error: bool = False) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def escape(text: str) -> str:
-    """Escape what the output cannot encode, and what a terminal would obey."""
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+def escape(text: str, encoding: str) -> str:
+    """Escape what this encoding does not have, and what a terminal would obey."""
     text = text.encode(encoding, "backslashreplace").decode(encoding)
     for char in set(text):
         if not char.isprintable():
@@ -1437,7 +1440,7 @@ def forget_salts() -> int:
             path = os.path.join(folder, name)
             if name.startswith("telemetry.salt") and not os.path.isdir(path):
                 try:
-                    os.unlink(path)
+                    Path(path).unlink(missing_ok=True)  # a command may have been first
                 except OSError as error:
                     raise OSError(
                         f"cannot delete {path}: {describe(error)}."

@@ -17,14 +17,13 @@ from kedro_telemetry.plugin import (
     FIELDS,
     MAX_MESSAGE,
     MAX_WORDS,
-    TOOL,
+    TOOLS,
     VERSION,
     build_event,
     mask_command,
 )
 
 HASH = "0123456789abcdef" * 2
-TOOLS = TOOL.split("|")
 COUNTS = ("number_of_datasets", "number_of_nodes", "number_of_pipelines")
 GOOD = support.PROPERTIES
 

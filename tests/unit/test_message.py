@@ -19,7 +19,7 @@ from kedro.framework.project import pipelines
 from kedro.io import DataCatalog
 
 from kedro_telemetry.plugin import (
-    TOOL,
+    TOOLS,
     VERSION,
     build_event,
     build_message,
@@ -86,7 +86,7 @@ def test_only_tools_of_kedro_are_named() -> None:
         (["Linting", "Testing"], "Linting, Testing"),
         (("Kedro Viz",), "Kedro Viz"),
         ("['Testing', 'Linting', 'Testing', 'acme']", "Linting, Testing"),
-        (str(TOOL.split("|")), TOOL.replace("|", ", ")),
+        (str(list(TOOLS)), ", ".join(TOOLS)),
         ("['None']", None),
         ("['acme Linting']", None),
         ("Linting", None),
