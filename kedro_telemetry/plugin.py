@@ -180,7 +180,7 @@ def mask_command(args: Sequence[str]) -> str:
             shown.append(arg)
         elif equals and name in value_options:  # --pipeline=ds
             shown += [name, MASK]
-        elif arg[:2] in value_options:  # -pds, and -nsds as -n *****
+        elif arg[:2] in value_options:  # a glued value: -pds (-nsds is shown as -n)
             shown += [arg[:2], MASK]
         else:
             shown.append(MASK)
@@ -398,10 +398,12 @@ def send() -> None:
     """Read a message and post its event. An error ends the process; nobody sees it."""
     import faulthandler
 
-    # In its own session, signals to the command's process group do not reach it. It is
-    # made here, not by Popen: Linux schedules each session by itself, and while this
-    # process starts, its lower priority shall count beside the command. (The leader of
-    # a process group cannot make a session. A sender started by hand can be a leader.)
+    # In its own session, signals to the command's process group do not reach it.
+    # It stays in the command's session until here, because `start_sender` gave it a
+    # lower priority, and Linux compares priorities only within a session (autogroup in
+    # `man 7 sched`). So while Python started, the command went first.
+    # (The leader of a process group cannot make a session. A sender that is started by
+    # hand can be a leader.)
     if sys.platform != "win32" and os.getpgrp() != os.getpid():
         os.setsid()
     # Ends the process on every platform, also in the middle of a name look-up.
@@ -495,7 +497,7 @@ def read_own_file(path: str, limit: int, refused_mode: int) -> bytes:
     It must not be a symbolic link, must belong to the user, and must have no bit of
     `refused_mode`. On Windows, owner and mode are not checked. Raises OSError.
     """
-    if os.path.islink(path):
+    if os.path.islink(path):  # for Windows; elsewhere `open_no_link` refuses it as well
         raise PermissionError("it is a symbolic link")
     with open(path, "rb", opener=open_no_link) as file:
         found = os.fstat(file.fileno())
@@ -708,9 +710,12 @@ def read_number(data: bytes, position: int) -> tuple[int, int]:
 
     Each byte has 7 bits of it, the highest bits first. If the top bit of a byte is set,
     another byte follows. Before that is appended, 1 is added to the number so far.
+    Raises ValueError if no path can be so long.
     """
     number = data[position] & 0x7F
     while data[position] & 0x80:
+        if number > MAX_PATH:  # and before it becomes so long that this takes hours
+            raise ValueError("damaged path")
         position += 1
         number = ((number + 1) << 7) + (data[position] & 0x7F)
     return number, position + 1
@@ -982,7 +987,7 @@ def store_salt(folder: str, salt: bytes) -> None:
 
 
 def login_name() -> str:
-    """Return the name in the environment, or else the user's number.
+    """Return the name in the environment, or else the user's number ("" on Windows).
 
     The user database is not asked: it can be on a network that does not answer.
     """
@@ -1030,7 +1035,8 @@ def count_objects(run_params: Mapping[str, Any], catalog: Any) -> dict[str, int]
         # no name of a pipeline, or "__default__" in a service session.
         selected = run_params.get("pipeline_names") or run_params.get("pipeline_name")
         is_whole_project = selected in (None, [], "__default__", ["__default__"])
-        # In Kedro 1.7, the pipelines that it was told to load. Empty means all.
+        # In Kedro 1.7, the pipelines that it was told to load: only that one with
+        # `--pipeline=__default__`. Empty or None means all.
         requested = getattr(pipelines, "_requested_pipelines", None)
         if is_whole_project and not requested and pipelines._is_data_loaded:
             nodes = pipelines["__default__"]._nodes_by_name
@@ -1156,8 +1162,9 @@ def terminal_signals_blocked() -> Iterator[None]:
     import signal
 
     blocked = {signal.SIGINT, signal.SIGQUIT, signal.SIGHUP}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    try:  # from here on: a Ctrl-C can end the next call after it has blocked them
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())  # blocks nothing, only reads
+    try:
+        # This may block them and then raise KeyboardInterrupt, for a Ctrl-C before it.
         signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
         yield
     finally:

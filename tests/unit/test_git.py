@@ -286,6 +286,13 @@ def test_reading_a_damaged_index_always_ends(version: int, repo: Path) -> None:
         assert len(found) == 12
 
 
+@pytest.mark.timeout(20)
+def test_a_number_without_an_end_takes_no_time() -> None:
+    head = b"DIRC" + (4).to_bytes(4, "big") + (1).to_bytes(4, "big")
+    with pytest.raises(ValueError, match="damaged path"):
+        list(read_git_index((head + bytes(62)).ljust(plugin.MAX_INDEX, b"\xff")))
+
+
 def test_an_index_larger_than_the_limit_is_a_no(
     repo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
