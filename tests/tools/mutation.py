@@ -44,26 +44,28 @@ SOURCE = (ROOT / PLUGIN).read_text("utf-8")
 LINES = SOURCE.split("\n")
 EQUIVALENT = Path(__file__).with_name("equivalent_mutants.txt")
 
-# By the titles in plugin.py: the file in tests/unit that is tried first, and the files
-# in tests/system that are tried last, after all the others in tests/unit.
+# By the titles in plugin.py: the test files that are tried first.
 SECTIONS = {
-    "Masking": ("masking", ""),
-    "The event": ("event", "test_sender.py"),
-    "The request": ("request", "test_sender.py test_network.py"),
-    "The sender": ("sender", "test_sender.py test_network.py test_servers.py"),
-    "Files": ("files", "test_silence.py"),
-    "The terminal": ("terminal", "test_question.py"),
-    "Git": ("git", ""),
-    "Consent": ("consent", "test_question.py"),
-    "The salt": ("salt", "test_silence.py test_commands.py"),
-    "The message": ("message", "test_commands.py"),
-    "Starting the sender": ("hooks", "test_sender.py test_commands.py"),
-    "The hooks": ("hooks", "test_commands.py test_silence.py"),
-    "Names": ("names", ""),
-    "The command": ("cli", "test_cli.py"),
+    "Masking": "unit/test_masking.py",
+    "The event": "unit/test_event.py system/test_sender.py",
+    "The request": "unit/test_request.py system/test_sender.py system/test_network.py",
+    "The sender": "unit/test_sender.py system/test_servers.py system/test_sender.py"
+    " system/test_network.py",
+    "Files": "unit/test_files.py system/test_silence.py",
+    "The terminal": "unit/test_terminal.py system/test_question.py",
+    "Git": "unit/test_git.py",
+    "Consent": "unit/test_consent.py system/test_question.py",
+    "The salt": "unit/test_salt.py system/test_silence.py system/test_commands.py",
+    "The message": "unit/test_message.py system/test_commands.py",
+    "Starting the sender": "unit/test_hooks.py system/test_sender.py"
+    " system/test_commands.py",
+    "The hooks": "unit/test_hooks.py system/test_commands.py system/test_silence.py",
+    "Names": "unit/test_names.py",
+    "The command": "unit/test_cli.py system/test_cli.py",
 }
-UNIT_TESTS = "tests/unit --ignore=tests/unit/test_documents.py"  # of the plugin
-LIMITS = (60, 120, 240)  # seconds for each of these. Then, the mutant counts as killed.
+# These follow for every mutant that still survives.
+OTHERS = "unit --ignore=tests/unit/test_documents.py"
+LIMIT = 120  # seconds for one test command. Then, the mutant counts as killed.
 
 # The others make mutants that crash at once, or that are like those of another one.
 OPERATORS = re.compile(
@@ -132,21 +134,19 @@ def commands_for(spec: MutationSpec) -> list[str]:
     """Return the commands that test this place, in the order in which they run."""
     above = reversed(LINES[: spec.start_pos[0]])
     title = next((line[6:] for line in above if line.startswith("# --- ")), "The event")
-    unit, system = next(v for k, v in SECTIONS.items() if title.startswith(k))
-    files = " ".join(f"tests/system/{name}" for name in system.split())
-    groups = (f"tests/unit/test_{unit}.py", UNIT_TESTS, files)
+    files = next(v for k, v in SECTIONS.items() if title.startswith(k))
     return [
-        f"timeout {seconds} .venv/bin/python -m pytest -x -q -n 0 -p no:cacheprovider"
-        f" --hypothesis-profile=mutation {group}"
-        for seconds, group in zip(LIMITS, groups, strict=True)
-        if group
+        f"timeout {LIMIT} .venv/bin/python -m pytest -x -q -n 0 -p no:cacheprovider"
+        f" --hypothesis-profile=mutation tests/{tests}"
+        for tests in (*files.split(), OTHERS)
     ]
 
 
 def survives(mutants: list[MutationSpec], commands: list[str]) -> bool:
     """Return whether these tests pass with these mutants, in this process's copy."""
     script = f"ulimit -v 8000000; {' && '.join(commands)}"
-    result = mutate_and_test(mutants, f"sh -c {shlex.quote(script)}", sum(LIMITS))
+    limit = LIMIT * len(commands)
+    result = mutate_and_test(mutants, f"sh -c {shlex.quote(script)}", limit)
     if result.test_outcome == TestOutcome.INCOMPETENT:
         raise RuntimeError(result.output)
     return bool(result.test_outcome == TestOutcome.SURVIVED)
@@ -168,14 +168,21 @@ def enter_copy(folder: str) -> None:
     subprocess.run(install, check=True)
 
 
-def try_mutant(spec: MutationSpec, reasons: dict[str, str]) -> tuple[str, str]:
-    """Return what became of a mutant, and the change as the list shows it."""
+def describe(spec: MutationSpec) -> str:
+    """Return a change as the list shows it: its first line as it was and as it is."""
     mutant = mutate_code(SOURCE, get_operator(spec.operator_name)(), spec.occurrence)
     diff = list(difflib.unified_diff(LINES, mutant.split("\n"), n=0))[3:]
     change = f"@ {spec.definition_name}"
     for sign in "-+":
-        line = next(line for line in diff if line.startswith(sign))
+        lines = [line for line in diff if line.startswith(sign) and line[1:].strip()]
+        line = lines[0] if lines else sign  # a decorator that goes leaves no line
         change += f"\n{sign} {line[1:].partition('  #')[0].strip()}"
+    return change
+
+
+def try_mutant(spec: MutationSpec, reasons: dict[str, str]) -> tuple[str, str]:
+    """Return what became of a mutant, and the change as the list shows it."""
+    change = describe(spec)
     if change in reasons:
         return "equivalent", change
     return "UNEXPLAINED" if survives([spec], commands_for(spec)) else "killed", change
@@ -195,7 +202,7 @@ def main() -> int:
     parser.add_argument("--since", metavar="REV", help="only what changed since REV")
     parser.add_argument("--minutes", type=float, default=600, help="stop after this")
     options = parser.parse_args()
-    end = time.monotonic() + 60 * options.minutes
+    start = time.monotonic()
     os.chdir(ROOT)
     specs, reasons, count = find_mutants(), read_reasons(), Counter[str]()
     if options.since:
@@ -218,7 +225,7 @@ def main() -> int:
             unused.discard(change)
             if outcome == "UNEXPLAINED":
                 print(f"Survived:\n{change}", flush=True)
-            if time.monotonic() > end:
+            if time.monotonic() > start + 60 * options.minutes:
                 pool.shutdown(cancel_futures=True)
                 break
     count["not run"] = len(specs) - count.total()
@@ -226,9 +233,9 @@ def main() -> int:
         unused.clear()
     for change in sorted(unused):
         print(f"Listed, but not made any more:\n{change}")
-    print(
-        f"{len(specs)} mutants:", ", ".join(f"{n} {what}" for what, n in count.items())
-    )
+    parts = ", ".join(f"{number} {outcome}" for outcome, number in count.items())
+    minutes = (time.monotonic() - start) / 60
+    print(f"{len(specs)} mutants: {parts}, in {minutes:.0f} minutes")
     return 1 if count["UNEXPLAINED"] or unused else 0
 
 
