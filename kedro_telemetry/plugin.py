@@ -853,7 +853,6 @@ PROMPT: Final = "Send these events? [y/N] "
 def ask(project: str) -> bool:
     """Ask whether events may be sent, save the answer, and return it."""
     sys.stderr.write(QUESTION.format(url=endpoint()))
-    sys.stderr.flush()
     discard_input(sys.stdin.fileno())  # typed before the question was there
     sys.stderr.write(PROMPT)
     sys.stderr.flush()

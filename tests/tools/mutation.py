@@ -1,6 +1,6 @@
 """Mutation testing: change one thing in plugin.py at a time; some test must fail.
 
-    .venv/bin/python tests/tools/mutation.py              all of plugin.py, over an hour
+    .venv/bin/python tests/tools/mutation.py              all of plugin.py, an hour
     .venv/bin/python tests/tools/mutation.py --since REV  what changed since REV
 
 cosmic-ray makes the changes (the mutants) and runs the tests, in copies of the

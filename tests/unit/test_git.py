@@ -78,7 +78,8 @@ def test_each_version_of_the_index_is_read(version: int, repo: Path) -> None:
 def test_paths_of_every_length_are_read(version: int, repo: Path) -> None:
     """Version 4 cuts a number of bytes off the path before, up to 127 or more."""
     names = ["a" * length for length in range(1, 200)]
-    names += [f"{'b/' * length}c" for length in (62, 63, 64, 65, 200, 2047)]
+    names += [f"{'b/' * length}c" for length in (62, 63, 64, 65, 200)]
+    names += [f"{'b/' * 2047}cc"]  # 4096 bytes
     entries = "".join(f"100644 {'1' * 40} 0\t{name}\n" for name in names)
     git("update-index", "--index-version", str(version), cwd=repo)
     git("update-index", "--index-info", cwd=repo, text_input=entries)
@@ -262,7 +263,7 @@ def test_a_damaged_index_is_a_no(version: int, repo: Path) -> None:
     for damaged in (b"", data + b"\0", b"X" + data[1:], wrong_count, too_long):
         (repo / ".git" / "index").write_bytes(damaged)
         assert cannot_tell(repo)
-    for other in (0, 1, 5, 2**32 - 1):
+    for other in (0, 1, 5, 2**24 + version, 2**32 - 1):
         changed = data[:4] + other.to_bytes(4, "big") + data[8:]
         with pytest.raises(ValueError, match="unknown version"):
             list(read_git_index(changed))
@@ -293,19 +294,25 @@ def test_a_number_without_an_end_takes_no_time() -> None:
         list(read_git_index((head + bytes(62)).ljust(plugin.MAX_INDEX, b"\xff")))
 
 
-def test_an_index_larger_than_the_limit_is_a_no(
-    repo: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_index_of_more_than_8_mib_is_a_no(repo: Path) -> None:
     git("add", "src", cwd=repo)
     index = repo / ".git" / "index"
-    limit = plugin.MAX_INDEX
-    monkeypatch.setattr(plugin, "MAX_INDEX", index.stat().st_size)
+    data = index.read_bytes()[:-20]
+    length = 2**23 - len(data) - 28  # 8 bytes of head before, a checksum of 20 behind
+    extension = b"Fill" + length.to_bytes(4, "big") + bytes(length)
+    index.write_bytes(data + extension + bytes(20))
     assert decide(str(repo)).state == ON
-    monkeypatch.setattr(plugin, "MAX_INDEX", index.stat().st_size - 1)
+    extension = b"Fill" + (length + 1).to_bytes(4, "big") + bytes(length + 1)
+    index.write_bytes(data + extension + bytes(20))
     assert cannot_tell(repo)
-    monkeypatch.setattr(plugin, "MAX_INDEX", limit)
     os.truncate(index, 2**40)
     assert cannot_tell(repo)
+
+
+def test_the_reason_is_a_no_before_it_is_git(repo: Path) -> None:
+    (repo / ".telemetry").write_text("consent: false\n")
+    git("add", ".telemetry", cwd=repo)
+    assert ".telemetry does not say" in decide(str(repo)).reason
 
 
 def test_an_index_or_git_folder_of_another_kind_is_a_no(tmp_path: Path) -> None:

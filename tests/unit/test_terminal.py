@@ -125,6 +125,10 @@ def test_an_unfinished_line_times_out(
     assert 0.1 <= time.monotonic() - start < 1
 
 
+def test_without_time_nothing_is_read(keyboard: int) -> None:
+    assert plugin.read_line(0) is None
+
+
 def test_slow_typing_does_not_extend_the_time(keyboard: int) -> None:
     read_keys_at_once(keyboard)
     stopping = threading.Event()
