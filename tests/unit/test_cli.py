@@ -322,6 +322,20 @@ def test_a_salt_that_a_command_deletes_first_is_no_error(
     assert show("forget")[0] == 0
 
 
+def test_a_salt_that_cannot_be_deleted_is_an_error(
+    show: Show, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also root cannot delete what is not there because a file is above it."""
+    folder = home / ".config" / "kedro"
+    folder.mkdir(parents=True)
+    (folder / "telemetry.salt").touch()
+    monkeypatch.setattr(os, "listdir", lambda _: ["telemetry.salt/x"])
+    status, lines = show("forget")
+    assert status == 2
+    path = folder / "telemetry.salt" / "x"
+    assert lines[0].startswith(f"kedro-telemetry: cannot delete {path}: Not a dir")
+
+
 def test_forget_leaves_a_folder_alone(show: Show, home: Path) -> None:
     (home / ".config" / "kedro" / "telemetry.salt").mkdir(parents=True)
     assert show("forget") == (0, ["There is no salt to delete."])
