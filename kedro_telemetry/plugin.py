@@ -663,8 +663,9 @@ def find_git_folder(top: str) -> str | None:
 def read_git_index(index: bytes) -> Iterator[bytes]:
     """Yield the paths in a git index of version 2, 3 or 4 (see `man gitformat-index`).
 
-    Raises ValueError or LookupError if any of it is not understood: also for a split or
-    sparse index, by its extension, and for SHA-256 object names, by their length.
+    Raises ValueError or LookupError if any of it is not understood. This includes a
+    split or sparse index, which has an extension that says so, and an index with
+    SHA-256 object names, whose entries are longer.
     """
     version = int.from_bytes(index[4:8], "big")
     if index[:4] != b"DIRC" or version not in (2, 3, 4):
@@ -710,11 +711,11 @@ def read_number(data: bytes, position: int) -> tuple[int, int]:
 
     Each byte has 7 bits of it, the highest bits first. If the top bit of a byte is set,
     another byte follows. Before that is appended, 1 is added to the number so far.
-    Raises ValueError if no path can be so long.
+    Raises ValueError if the number is longer than any path.
     """
     number = data[position] & 0x7F
     while data[position] & 0x80:
-        if number > MAX_PATH:  # and before it becomes so long that this takes hours
+        if number > MAX_PATH:  # a number of millions of digits would take hours
             raise ValueError("damaged path")
         position += 1
         number = ((number + 1) << 7) + (data[position] & 0x7F)
@@ -1034,8 +1035,8 @@ def count_objects(run_params: Mapping[str, Any], catalog: Any) -> dict[str, int]
         # no name of a pipeline, or "__default__" in a service session.
         selected = run_params.get("pipeline_names") or run_params.get("pipeline_name")
         is_whole_project = selected in (None, [], "__default__", ["__default__"])
-        # In Kedro 1.7, the pipelines that it was told to load: only that one with
-        # `--pipeline=__default__`. Empty or None means all.
+        # In Kedro 1.7, the pipelines that it was told to load. Empty or None means all.
+        # With `--pipeline=__default__`, it is only that one.
         requested = getattr(pipelines, "_requested_pipelines", None)
         if is_whole_project and not requested and pipelines._is_data_loaded:
             nodes = pipelines["__default__"]._nodes_by_name
@@ -1137,8 +1138,8 @@ def start_sender(message: bytes) -> None:
             creationflags=creation_flags,
         )
         sender_ids.append(sender.pid)
-        # Not true yet. Without it, Popen would warn that the sender still runs, when
-        # this function returns.
+        # Not true yet. Without it, Popen would warn, when this function returns, that
+        # the sender still runs.
         sender.returncode = 0
         assert sender.stdin  # for the type checker: it is a pipe
         with sender.stdin as pipe:
@@ -1251,8 +1252,9 @@ def is_run_of(command: Command, run_params: Mapping[str, Any]) -> bool:
     """Return whether this is the run of that `kedro run`, not some other session."""
     if command.args[:1] != ["run"]:
         return False
-    # `kedro run --help` runs nothing. With Kedro 0.18, a script that calls it goes on
-    # without a call of `after_command_run`. Its next session is not this run.
+    # `kedro run --help` runs nothing. In a script that calls it with click's
+    # `standalone_mode=False`, Kedro does not call `after_command_run`. The next session
+    # of the script is not this run.
     if "--help" in command.args or "-h" in command.args:
         return False
     return Path(run_params["project_path"]) == Path(command.metadata.project_path)

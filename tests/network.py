@@ -1,4 +1,4 @@
-"""What the tests of the sender share: a message, the process, TLS on loopback."""
+"""What the tests of the sender share: the process, TLS on loopback."""
 
 from __future__ import annotations
 

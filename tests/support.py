@@ -1,4 +1,4 @@
-"""What the tests share: a collector, a clean environment, and `kedro` commands."""
+"""What the tests share: an event, a collector, a clean environment, `kedro`."""
 
 from __future__ import annotations
 

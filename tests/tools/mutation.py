@@ -44,7 +44,8 @@ SOURCE = (ROOT / PLUGIN).read_text("utf-8")
 LINES = SOURCE.split("\n")
 EQUIVALENT = Path(__file__).with_name("equivalent_mutants.txt")
 
-# By the titles in plugin.py: the test files that are tried first.
+# By the titles in plugin.py: the test files that are tried first. What stands above all
+# titles, such as the time limits, has those of the sender.
 SECTIONS = {
     "Masking": "unit/test_masking.py",
     "The event": "unit/test_event.py system/test_sender.py",
@@ -133,7 +134,8 @@ def changed_lines(revision: str) -> set[int]:
 def commands_for(spec: MutationSpec) -> list[str]:
     """Return the commands that test this place, in the order in which they run."""
     above = reversed(LINES[: spec.start_pos[0]])
-    title = next((line[6:] for line in above if line.startswith("# --- ")), "The event")
+    titles = [line[6:] for line in above if line.startswith("# --- ")]
+    title = titles[0] if titles else "The sender"
     files = next(v for k, v in SECTIONS.items() if title.startswith(k))
     return [
         f"timeout {LIMIT} .venv/bin/python -m pytest -x -q -n 0 -p no:cacheprovider"

@@ -297,6 +297,19 @@ def test_an_answer_that_cannot_be_saved_is_an_error(project: Path, show: Show) -
     assert os.listdir(path) == []
 
 
+def test_ctrl_c_while_an_answer_is_saved_leaves_no_draft(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(source: str, target: str) -> None:
+        raise KeyboardInterrupt
+
+    before = sorted(project.iterdir())
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        main(["deny"])
+    assert sorted(project.iterdir()) == before
+
+
 # --- forget ---
 
 
@@ -322,10 +335,10 @@ def test_a_salt_that_a_command_deletes_first_is_no_error(
     assert show("forget")[0] == 0
 
 
-def test_a_salt_that_cannot_be_deleted_is_an_error(
+def test_an_error_while_a_salt_is_deleted_names_its_path(
     show: Show, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also root cannot delete what is not there because a file is above it."""
+    """Root can delete every file, but there can be none below another file."""
     folder = home / ".config" / "kedro"
     folder.mkdir(parents=True)
     (folder / "telemetry.salt").touch()
@@ -342,6 +355,22 @@ def test_forget_leaves_a_folder_alone(show: Show, home: Path) -> None:
 
 
 # --- What is shown ---
+
+
+def test_an_error_is_escaped_for_standard_error_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = tmp_path / "\u0141ukasz"
+    project.mkdir()
+    support.make_bare_project(project)
+    (project / ".telemetry").mkdir()
+    monkeypatch.chdir(project)
+    errors = io.BytesIO()
+    with monkeypatch.context() as changed:
+        changed.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
+        changed.setattr(sys, "stderr", io.TextIOWrapper(errors, "utf-8"))
+        assert main(["deny"]) == 2
+    assert "\u0141ukasz" in errors.getvalue().decode()
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])

@@ -288,7 +288,7 @@ def test_reading_a_damaged_index_always_ends(version: int, repo: Path) -> None:
 
 
 @pytest.mark.timeout(20)
-def test_a_number_without_an_end_takes_no_time() -> None:
+def test_an_endless_number_in_an_index_is_refused_at_once() -> None:
     head = b"DIRC" + (4).to_bytes(4, "big") + (1).to_bytes(4, "big")
     with pytest.raises(ValueError, match="damaged path"):
         list(read_git_index((head + bytes(62)).ljust(plugin.MAX_INDEX, b"\xff")))
@@ -309,7 +309,7 @@ def test_an_index_of_more_than_8_mib_is_a_no(repo: Path) -> None:
     assert cannot_tell(repo)
 
 
-def test_the_reason_is_a_no_before_it_is_git(repo: Path) -> None:
+def test_a_saved_no_is_the_reason_even_if_git_tracks_it(repo: Path) -> None:
     (repo / ".telemetry").write_text("consent: false\n")
     git("add", ".telemetry", cwd=repo)
     assert ".telemetry does not say" in decide(str(repo)).reason

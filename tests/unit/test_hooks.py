@@ -182,7 +182,7 @@ def test_a_session_without_a_command_sends_nothing(kedro: Kedro, sent: Sent) -> 
     assert sent == []
 
 
-def test_a_no_counts_also_for_the_command_that_runs(kedro: Kedro, sent: Sent) -> None:
+def test_a_no_also_counts_for_a_running_command(kedro: Kedro, sent: Sent) -> None:
     kedro.before("jupyter", "lab")
     kedro.answer.write_text("consent: false\n")
     kedro.after()
@@ -461,7 +461,7 @@ def test_an_empty_variable_reaches_the_sender_empty(
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGQUIT", "SIGHUP"])
-def test_signals_of_a_terminal_do_not_end_a_sender_that_starts(
+def test_terminal_signals_do_not_end_a_starting_sender(
     reports: Callable[[], Any], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setattr(plugin, "sender_ids", [])

@@ -125,7 +125,7 @@ def test_an_unfinished_line_times_out(
     assert 0.1 <= time.monotonic() - start < 1
 
 
-def test_without_time_nothing_is_read(keyboard: int) -> None:
+def test_no_line_is_read_if_no_time_is_left(keyboard: int) -> None:
     assert plugin.read_line(0) is None
 
 
