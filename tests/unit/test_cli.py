@@ -365,12 +365,13 @@ def test_an_error_is_escaped_for_standard_error_alone(
     support.make_bare_project(project)
     (project / ".telemetry").mkdir()
     monkeypatch.chdir(project)
-    errors = io.BytesIO()
+    errors = io.TextIOWrapper(io.BytesIO(), "utf-8")
     with monkeypatch.context() as changed:
         changed.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
-        changed.setattr(sys, "stderr", io.TextIOWrapper(errors, "utf-8"))
+        changed.setattr(sys, "stderr", errors)
         assert main(["deny"]) == 2
-    assert "\u0141ukasz" in errors.getvalue().decode()
+    errors.seek(0)
+    assert "\u0141ukasz" in errors.read()
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
