@@ -182,7 +182,9 @@ HOST = r"[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})*"
 PORT = r"([1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d\d|655[0-2]\d|6553[0-5])"
 PATH = "(/[A-Za-z0-9/._~-]*)?"
 ENDPOINT = rf"{SHORT}(https://{HOST}(:{PORT})?|http://127\.0\.0\.1:{PORT}){PATH}"
+ENDPOINT_FORMS = "https://HOST[:PORT][/PATH] or http://127.0.0.1:PORT[/PATH]"
 SECRET = "[A-Za-z0-9._~!$&*+%-]+"  # of a user or password; others are %-encoded
+# urllib would use a proxy of another kind like this one, and show it the password.
 PROXY = f"{SHORT}(http://)?({SECRET}:{SECRET}@)?{HOST}:{PORT}"
 
 
@@ -190,16 +192,12 @@ def endpoint() -> str:
     """Return the URL of the collector. Raises ValueError if it is refused."""
     url = os.environ.get(ENDPOINT_VARIABLE, DEFAULT_ENDPOINT)
     if url != DEFAULT_ENDPOINT and not re.fullmatch(ENDPOINT, url, re.ASCII):
-        forms = "https://HOST[:PORT][/PATH] or http://127.0.0.1:PORT[/PATH]"
-        raise ValueError(f"{ENDPOINT_VARIABLE} is not {forms}")
+        raise ValueError(f"{ENDPOINT_VARIABLE} is not {ENDPOINT_FORMS}")
     return url
 
 
 def find_proxies() -> dict[str, str]:
-    """Return the proxy for https, as urllib's ProxyHandler takes it.
-
-    Raises ValueError for any other form: urllib would show the password to it in clear.
-    """
+    """Return the proxy for https, in urllib's form. Raises ValueError if refused."""
     for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
         proxy = os.environ.get(name)
         if proxy:
@@ -217,14 +215,13 @@ def send() -> None:
     event = build_event(sys.stdin.buffer.read(MAX_MESSAGE))
     agent = f"kedro-telemetry/{VERSION}"
     headers = {"Content-Type": "application/json", "User-Agent": agent}
-    # No other handlers: so no redirects, cookies, passwords or retries.
+    # No other handlers: so no redirects, cookies, passwords or retries. The first obeys
+    # NO_PROXY, the last verifies the certificate.
     opener = request.OpenerDirector()
-    opener.add_handler(request.ProxyHandler(find_proxies()))  # obeys NO_PROXY
+    opener.add_handler(request.ProxyHandler(find_proxies()))
     opener.add_handler(request.HTTPHandler())
-    context = ssl.create_default_context()  # verifies the certificate
-    opener.add_handler(request.HTTPSHandler(context=context))
-    post = request.Request(endpoint(), event, headers)
-    opener.open(post, timeout=CONNECTION_TIMEOUT)
+    opener.add_handler(request.HTTPSHandler(context=ssl.create_default_context()))
+    opener.open(request.Request(endpoint(), event, headers), timeout=CONNECTION_TIMEOUT)
 
 
 if __name__ == "__main__":
@@ -245,7 +242,7 @@ from pluggy import HookimplMarker
 
 # --- Files ---
 
-MAX_FILE = 4096  # bytes, of an answer or a salt
+MAX_FILE = 1024 * 1024  # bytes
 
 
 def open_plain(path: str, flags: int, permissions: int = 0) -> int:
@@ -257,20 +254,17 @@ def open_plain(path: str, flags: int, permissions: int = 0) -> int:
     return os.open(path, flags, permissions)
 
 
-def read_file(path: Path, limit: int = MAX_FILE) -> bytes:
-    """Return the content of a regular file of at most `limit` bytes. Raises OSError."""
+def read_file(path: Path) -> bytes:
+    """Return the content of a regular file, which must not be large. Raises OSError."""
     with open(path, "rb", opener=open_plain) as file:
         descriptor = file.fileno()
-        if not os.path.isfile(descriptor) or os.path.getsize(descriptor) > limit:
-            raise OSError(f"not a file of at most {limit} bytes: {str(path)!r}")
-        return file.read(limit)
+        if not os.path.isfile(descriptor) or os.path.getsize(descriptor) > MAX_FILE:
+            raise OSError(f"not a file, or too large: {str(path)!r}")
+        return file.read(MAX_FILE)
 
 
 def write_file(path: Path, data: bytes, mode: int, flag: int = os.O_TRUNC) -> None:
-    """Write a file in place, and read it back. Raises OSError.
-
-    The mode is for a new file. With the flag O_EXCL, no file may be there.
-    """
+    """Write a file in place, and read it back. A new one has this mode."""
     descriptor = open_plain(str(path), os.O_WRONLY | os.O_CREAT | flag, mode)
     with open(descriptor, "wb") as file:
         file.write(data)
@@ -280,6 +274,7 @@ def write_file(path: Path, data: bytes, mode: int, flag: int = os.O_TRUNC) -> No
 
 # --- The project's answer: its file `.telemetry` ---
 
+MAX_CONSENT = 4096  # bytes
 PROJECT_YES = b"consent: true\n"
 PROJECT_NO = b"consent: false\n"
 
@@ -290,8 +285,9 @@ def parse_consent(data: bytes, answer: str = "true") -> bool:
     A yes is one line `consent: true` (or True) of printable ASCII. All other lines are
     empty or comments. So a YAML reader loads {"consent": True} and nothing else.
     """
-    text = data.decode("ascii", "replace").replace("\r\n", "\n")
-    if len(data) > MAX_FILE or not text.replace("\n", "").isprintable():
+    text = data.decode("latin-1").replace("\r\n", "\n")
+    is_printable = data.isascii() and text.replace("\n", "").isprintable()
+    if len(data) > MAX_CONSENT or not is_printable:
         return False
     lines = [line.rstrip(" ") for line in text.split("\n")]
     statements = [line for line in lines if line and not line.startswith("#")]
@@ -309,13 +305,9 @@ def own_yes() -> bytes:
 
 
 def own_folder() -> Path:
-    """Return this user's folder for answers and salt. It need not exist yet.
-
-    It is for state. Configuration can be in a repository. Raises OSError.
-    """
-    home = Path(
-        os.environ.get("LOCALAPPDATA" if sys.platform == "win32" else "HOME", "")
-    )
+    """Return this user's folder for answers and salt, made or not. Raises OSError."""
+    variable = "LOCALAPPDATA" if sys.platform == "win32" else "HOME"
+    home = Path(os.environ.get(variable, ""))
     if not home.is_absolute() or not home.is_dir():
         raise NotADirectoryError("there is no home folder")
     state = Path(os.environ.get("XDG_STATE_HOME", ""))
@@ -337,17 +329,15 @@ def check_own_folder(project: Path) -> None:
     """Raise OSError unless the own folder is trusted and can be written, or made."""
     folder = own_folder()
     if folder.resolve().is_relative_to(project.resolve()):
-        raise OSError(
-            f"it is in the project, and may have come with it: {str(folder)!r}"
-        )
+        raise OSError(f"your own folder is inside the project: {str(folder)!r}")
     existing = next(path for path in (folder, *folder.parents) if path.is_dir())
     if not os.access(existing, os.W_OK):
-        raise OSError(f"it cannot be written: {str(existing)!r}")
+        raise OSError(f"your own folder cannot be written: {str(existing)!r}")
     if sys.platform != "win32":
         found = existing.stat()
         is_shared = existing == folder and found.st_mode & 0o022
         if is_shared or found.st_uid != os.geteuid():
-            raise OSError(f"others own it, or may write to it: {str(existing)!r}")
+            raise OSError(f"this is not yours only: {str(existing)!r}")
 
 
 def write_own_answer(project: Path, answer: bytes) -> None:
@@ -425,10 +415,8 @@ def check_sender() -> None:
 
 # --- The question ---
 
-ANSWER_SECONDS = 30
-CAME_WITH_PROJECT = """\
-`.telemetry` says yes, but it may have come with the project. So you are asked:
-"""
+ANSWER_SECONDS = 30  # except on Windows
+CAUTION = "`.telemetry` says yes, but it may have come with the project. So:\n"
 QUESTION = """\
 May kedro commands here send usage data to {url}?
 One event each: the command with its values masked, hashes of user and package
@@ -437,9 +425,7 @@ example pipeline or not, counts of datasets, nodes and pipelines. The server als
 sees your IP address. Preview: KEDRO_TELEMETRY_PREVIEW=1 kedro info
 Saved in {folder!r}, and in .telemetry if there is none
 To undo: kedro-telemetry deny. Send these events? Enter means no. [y/N] """
-TOO_LATE = f"""
-No answer in {ANSWER_SECONDS} seconds counts as no. To change it: kedro-telemetry allow
-"""
+TOO_LATE = "\nNo answer in time counts as no. To change it: kedro-telemetry allow\n"
 
 
 def can_ask(project: Path) -> bool:
@@ -455,7 +441,7 @@ def ask(project: Path) -> None:
     """Ask whether events may be sent, and save the answer."""
     discard_input()  # what was typed before the question
     if os.path.lexists(project / ".telemetry"):
-        sys.stderr.write(CAME_WITH_PROJECT)
+        sys.stderr.write(CAUTION)
     sys.stderr.write(QUESTION.format(url=endpoint(), folder=str(own_folder())))
     sys.stderr.flush()
     try:
@@ -469,7 +455,7 @@ def ask(project: Path) -> None:
             agreed = line.strip().lower() in ("y", "yes")
             write_own_answer(project, own_yes() if agreed else OWN_NO)
             consent = PROJECT_YES if agreed else PROJECT_NO
-            with suppress(FileExistsError):
+            with suppress(FileExistsError):  # it is not changed by an answer
                 write_file(project / ".telemetry", consent, 0o644, os.O_EXCL)
     except OSError as error:
         sys.stderr.write(f"Your answer could not be saved: {error}\n")
@@ -486,7 +472,7 @@ if sys.platform == "win32":
             msvcrt.getwch()
 
     def read_line() -> str | None:
-        return sys.stdin.readline()  # without a limit of time
+        return sys.stdin.readline()
 
 else:
 
@@ -526,7 +512,7 @@ def find_salt() -> bytes:
     salt = os.urandom(32)
     with suppress(OSError):
         path = own_folder() / "salt"
-        with suppress(FileNotFoundError, ValueError):
+        with suppress(OSError, ValueError):
             stored_month, digits = read_file(path).decode("ascii").split()
             if stored_month == month and len(digits) == 64:
                 return bytes.fromhex(digits)
@@ -556,8 +542,7 @@ def count_objects(run_params: Any, catalog: Any) -> dict[str, int]:
     names = catalog.keys() if hasattr(catalog, "keys") else catalog.list()
     datasets = [n for n in names if n != "parameters" and not n.startswith("params:")]
     counts = {"number_of_datasets": len(datasets)}
-    # A run that selects pipelines may have loaded no others. (The second name is that
-    # of Kedro before 1.0.)
+    # A run that selects pipelines (one, before Kedro 1.0) may have loaded no others.
     if not run_params.get("pipeline_names") and not run_params.get("pipeline_name"):
         from kedro.framework.project import pipelines
 
@@ -571,7 +556,7 @@ def build_message(command: str, metadata: Any, counts: dict[str, int]) -> bytes:
     salt = find_salt()
     package = getattr(metadata, "package_name", None)
     tools = str(getattr(metadata, "tools", None))  # "['Linting', 'Testing']"
-    example = str(getattr(metadata, "example_pipeline", None))
+    example = str(getattr(metadata, "example_pipeline", None))  # "True" or "False"
     values = {
         "username": hash_name(login_name(), "username", salt),
         "package_name": package and hash_name(package, "package_name", salt),
@@ -581,7 +566,7 @@ def build_message(command: str, metadata: Any, counts: dict[str, int]) -> bytes:
         "python_version": f"3.{sys.version_info.minor}",
         "os": sys.platform if sys.platform in ("linux", "darwin", "win32") else "other",
         "tools": ", ".join(tool for tool in TOOL.split("|") if f"'{tool}'" in tools),
-        "example_pipeline": example if example in ("True", "False") else None,
+        "example_pipeline": example[:6],  # more can only be wrong
         **counts,
     }
     return json.dumps(values).encode("ascii")
@@ -634,13 +619,19 @@ def start_sender(message: bytes) -> None:
 # --- The hooks, which Kedro calls. It does not guard them against errors ---
 
 
-def decide(project: Path | None) -> str | None:
-    """Return why no event is sent. A no in `.telemetry` ends the user's own yes."""
+def decide(metadata: Any, may_ask: bool = False) -> str | None:
+    """Return why no event is sent, or None. First do what follows from the reason."""
+    project = metadata and Path(metadata.project_path)
     reason = why_off(project)
-    if project and reason == PROJECT_SAYS_NO and not is_preview():
+    if is_preview():
+        return reason
+    if reason == PROJECT_SAYS_NO:  # it ends the user's own yes
         with suppress(FileNotFoundError):
             if read_file(own_file(project)) != OWN_NO:
                 own_file(project).unlink()
+    if reason == NOT_ANSWERED and may_ask and can_ask(project):
+        ask(project)
+        return why_off(project)
     return reason
 
 
@@ -652,13 +643,9 @@ class TelemetryHook:
         self.command = ""
         with suppress(Exception):  # an error means that nothing is sent
             self.metadata = project_metadata  # None outside of a project
-            self.project = project_metadata and Path(project_metadata.project_path)
             self.process_id = os.getpid()
             self.counts: dict[str, int] = {}
-            reason = decide(self.project)
-            if reason == NOT_ANSWERED and not is_preview() and can_ask(self.project):
-                ask(self.project)
-                reason = decide(self.project)
+            reason = decide(project_metadata, may_ask=True)
             if reason is None or (is_preview() and reason != COMPLETING):
                 self.command = mask_command(command_args)
 
@@ -675,7 +662,7 @@ class TelemetryHook:
         with suppress(Exception):  # an error means that nothing is sent
             # A child that was forked has a copy of the command.
             if command and self.process_id == os.getpid():
-                reason = decide(self.project)
+                reason = decide(self.metadata)
                 if reason is None or is_preview():
                     message = build_message(command, self.metadata, self.counts)
                     preview(message, reason) if is_preview() else start_sender(message)
@@ -711,7 +698,6 @@ def _check_for_telemetry_consent(project_path: Any) -> bool:
 
 # --- The command `kedro-telemetry` ---
 
-MAX_PYPROJECT = 16 * 1024 * 1024  # bytes
 HELP = """\
 status: show whether kedro commands here send events (exit status: 0 no, 1 yes)
 allow: turn telemetry on, for you in this project
@@ -729,7 +715,7 @@ def find_project() -> Path | None:
     for folder in folders:
         with suppress(OSError, ValueError):  # no such file, or not one that Kedro reads
             path = (folder / "pyproject.toml").resolve()
-            if "[tool.kedro]" in read_file(path, MAX_PYPROJECT).decode("utf-8"):
+            if "[tool.kedro]" in read_file(path).decode("utf-8"):
                 return folder
     return None
 
@@ -781,11 +767,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if action == "status":
             return int(show_status(project))
         if project is None:
-            raise ValueError("not in a Kedro project: go to one, and try again")
+            raise ValueError("not in a Kedro project")
         allow(project) if action == "allow" else deny(project)
         show_status(project)
         return 0
     except Exception as error:
-        # `deny` can have two problems.
-        print("kedro-telemetry:", error, error.__context__ or "", file=sys.stderr)
+        problems = f"{error} {error.__context__ or ''}".strip()  # `deny` can have two
+        print(f"kedro-telemetry: {problems}", file=sys.stderr)
+        print("Change this, and run the command again.", file=sys.stderr)
         return 2
