@@ -101,6 +101,10 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def project(template: Path, tmp_path: Path) -> Path:
-    """A project whose `.telemetry` says yes."""
-    return support.copy_project(template, tmp_path / "acme")
+def project(
+    template: Path, tmp_path: Path, home: Path, collector: support.Collector
+) -> Path:
+    """A project in which telemetry is on, to this test's collector."""
+    copy = support.copy_project(template, tmp_path / "acme")
+    support.agree(copy, home, collector.url)
+    return copy

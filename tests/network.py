@@ -96,7 +96,7 @@ def request_bytes(url: str, event: bytes | None = None) -> bytes:
     head = (
         f"POST /{path} HTTP/1.1\n"
         f"Host: {host}\n"
-        "User-Agent: kedro-telemetry/1.1.0+hardened\n"
+        "User-Agent: kedro-telemetry/2.0.0+hardened\n"
         "Content-Type: application/json\n"
         f"Content-Length: {len(event)}\n"
         "Accept-Encoding: identity\n"

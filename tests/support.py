@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import importlib.resources
 import json
@@ -37,7 +38,7 @@ PROPERTIES: dict[str, Any] = {
     "package_name": "fedcba9876543210" * 2,
     "command": "kedro run --pipeline *****",
     "project_version": "1.7.0",
-    "telemetry_version": "1.1.0+hardened",
+    "telemetry_version": "2.0.0+hardened",
     "python_version": "3.11",
     "os": "linux",
     "tools": "Linting, Documentation",
@@ -200,8 +201,9 @@ def clean_environment(home: Path, **variables: str) -> dict[str, str]:
         "KEDRO_LOGGING_CONFIG": str(ROOT / "tests" / "logging.yml"),
         "PYTHONPATH": str(ROOT / "tests" / "guard"),
     }
-    if sys.platform == "win32":  # no process starts without these
-        for name in ("SYSTEMROOT", "TEMP"):
+    if sys.platform == "win32":
+        environment["LOCALAPPDATA"] = str(home)
+        for name in ("SYSTEMROOT", "TEMP"):  # no process starts without these
             environment[name] = os.environ.get(name, "")
     return environment | variables
 
@@ -261,16 +263,34 @@ def make_bare_project(folder: Path, settings: str = "", registry: str = "") -> N
     (package / "pipeline_registry.py").write_text(registry)
 
 
-def copy_project(
-    source: Path, target: Path, consent: str | None = "consent: true\n"
-) -> Path:
-    """Copy a project. It gets this `.telemetry`, or none."""
+def copy_project(source: Path, target: Path) -> Path:
+    """Copy a project. It gets no `.telemetry`."""
     shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
     (target / ".telemetry").unlink(missing_ok=True)
-    if consent is not None:
-        (target / ".telemetry").write_text(consent)
-        (target / ".telemetry").chmod(0o644)
     return target
+
+
+def own_folder(home: Path) -> Path:
+    """Return the folder of the user's own answers and salt."""
+    if sys.platform == "win32":
+        return home / "kedro-telemetry"
+    return home / ".local" / "state" / "kedro-telemetry"
+
+
+def own_file(project: Path, home: Path) -> Path:
+    """Return the file of the user's own answer for this project."""
+    name = hashlib.sha256(os.fsencode(os.path.realpath(project))).hexdigest()
+    return own_folder(home) / name
+
+
+def agree(project: Path, home: Path, url: str) -> Path:
+    """Save both yeses: in `.telemetry`, and the user's own, for this address."""
+    (project / ".telemetry").write_bytes(b"consent: true\n")
+    folder = own_folder(home)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = own_file(project, home)
+    path.write_bytes(f"yes to version 2 at {url}\n".encode())
+    return path
 
 
 def kedro(
@@ -288,22 +308,6 @@ def kedro(
         check=False,
         **options,
     )
-
-
-def git(*arguments: str, cwd: Path, text_input: str = "") -> str:
-    """Run git, and return its output. Raises AssertionError if it fails."""
-    settings = ["user.name=somebody", "user.email=somebody@example", "gc.auto=0"]
-    settings += ["protocol.file.allow=always", "commit.gpgsign=false"]
-    options = [word for setting in settings for word in ("-c", setting)]
-    done = subprocess.run(
-        ["git", *options, *arguments],
-        cwd=cwd,
-        input=text_input,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def unprivileged(*folders: Path) -> list[str]:
