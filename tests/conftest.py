@@ -11,13 +11,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
+import namespace
 import psutil
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-sys.path.insert(0, str(Path(__file__).resolve().parent / "guard"))
-
-import namespace
 import sitecustomize  # noqa: F401  # guards this process like its children
 import support
 

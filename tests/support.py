@@ -65,6 +65,14 @@ def missing(what: str) -> NoReturn:
     pytest.skip(f"NOT TESTED HERE, missing: {what}")
 
 
+def wait_until(condition: Callable[[], object], seconds: float = 20) -> None:
+    """Return as soon as the condition is true. Raises AssertionError if it is late."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"not true after {seconds} seconds"
+        time.sleep(0.01)
+
+
 def check_event(event: Any) -> None:
     """Raise unless this is an event as `event.schema.json` describes it."""
     EVENT_VALIDATOR.validate(event)
@@ -136,9 +144,8 @@ class Collector:
 
     def wait(self, count: int = 1, seconds: float = 20) -> list[dict[str, Any]]:
         """Return the events once `count` have arrived. Raises AssertionError."""
-        end = time.monotonic() + seconds
-        while len(self.requests) < count and time.monotonic() < end:
-            time.sleep(0.02)
+        with suppress(AssertionError):  # the next line says how many arrived
+            wait_until(lambda: len(self.requests) >= count, seconds)
         assert len(self.requests) == count, f"{len(self.requests)} of {count} events"
         return self.events
 
@@ -184,10 +191,7 @@ def senders() -> list[psutil.Process]:
 
 def wait_for_senders(seconds: float = SENDER_LIFE) -> None:
     """Return when no sender is left. Raises AssertionError if one lives too long."""
-    end = time.monotonic() + seconds
-    while left := senders():
-        assert time.monotonic() < end, f"still running: {left}"
-        time.sleep(0.02)
+    wait_until(lambda: not senders(), seconds)
 
 
 def clean_environment(home: Path, **variables: str) -> dict[str, str]:
