@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
-import namespace
+import network
 import psutil
 import pytest
 import sitecustomize  # noqa: F401  # guards this process like its children
@@ -31,17 +31,17 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 @pytest.fixture(scope="session")
 def attempts(request: pytest.FixtureRequest) -> Callable[[], int]:
     """Count what tried to leave the machine. Always 0 where that cannot be seen."""
-    namespace.adopt_orphans()
+    network.adopt_orphans()
     if any(item.get_closest_marker("neighbours") for item in request.session.items):
         return int  # these tests install packages
     try:
-        namespace.enter()
+        network.enter_loopback()
     except (OSError, subprocess.SubprocessError) as error:
         if support.IN_CI and sys.platform == "linux":
             pytest.fail(f"missing in CI: a network namespace: {error}")
         warnings.warn(f"NOT SEEN HERE: what leaves the machine: {error}", stacklevel=1)
         return int
-    return namespace.attempts
+    return network.attempts
 
 
 @pytest.fixture(autouse=True)

@@ -1,8 +1,8 @@
-"""What the tests of the sender share: the process, TLS on loopback."""
+"""The network of the tests, which is loopback only; senders and servers on it."""
 
 from __future__ import annotations
 
-import functools
+import ctypes
 import json
 import os
 import socket
@@ -12,27 +12,63 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-import psutil
 import support
 import trustme
 from support import PROPERTIES
 
 ENDPOINT = "KEDRO_TELEMETRY_ENDPOINT"
 HOST = "collector.test"  # nobody knows this name, unless a test replaces /etc/hosts
+CLONE_NEWNET = 0x40000000  # from sched.h
+PR_SET_CHILD_SUBREAPER = 36  # from sys/prctl.h
 
 Input = TypeVar("Input")
 Result = TypeVar("Result")
+
+
+# --- Loopback only (Linux): the kernel counts what tries to leave ---
+
+
+def enter_loopback() -> None:
+    """Move this process into a network of loopback only. Raises OSError.
+
+    The guard in `guard/` does not see the sender, which runs isolated. This does.
+    """
+    if sys.platform != "linux":
+        raise OSError("network namespaces exist only on Linux")
+    libc = ctypes.CDLL(None, use_errno=True)
+    subprocess.run(["ip", "-Version"], check=True, capture_output=True)
+    if libc.unshare(CLONE_NEWNET):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+
+
+def attempts() -> int:
+    """Return how many packets found no way out of this network so far."""
+    names, values = map(str.split, Path("/proc/net/snmp").read_text().split("\n")[:2])
+    count = int(values[names.index("OutNoRoutes")])
+    if (snmp6 := Path("/proc/net/snmp6")).exists():
+        version6 = dict(map(str.split, snmp6.read_text().splitlines()))
+        count += int(version6["Ip6OutNoRoutes"])
+    return count
+
+
+def adopt_orphans() -> None:
+    """Become the parent of every descendant whose own parent ends: of every sender."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+# --- Senders ---
 
 
 def side_by_side(
     function: Callable[[Input], Result], inputs: Iterable[Input]
 ) -> list[Result]:
     """Call the function for all inputs at once: most of a sender's life is waiting."""
-    with ThreadPoolExecutor(8) as pool:
+    with ThreadPoolExecutor(16) as pool:
         return list(pool.map(function, inputs))
 
 
@@ -51,15 +87,6 @@ def run_sender(
     )
 
 
-def senders_to(url: str) -> list[psutil.Process]:
-    found = []
-    for process in support.senders():
-        with suppress(psutil.Error):
-            if process.environ().get(ENDPOINT) == url:
-                found.append(process)
-    return found
-
-
 def end_in_time(*runs: Callable[[], object]) -> bool:
     """Return whether all of these end like a process that sleeps for 4.5 seconds.
 
@@ -71,10 +98,8 @@ def end_in_time(*runs: Callable[[], object]) -> bool:
         run()
         return time.monotonic() - start
 
-    def sleep() -> None:
-        subprocess.run([sys.executable, "-c", "import time; time.sleep(4.5)"])
-
-    slept, *others = side_by_side(seconds, [sleep, *runs])
+    sleep = [sys.executable, "-c", "import time; time.sleep(4.5)"]
+    slept, *others = side_by_side(seconds, [lambda: subprocess.run(sleep), *runs])
     return max(others) < slept + 0.5
 
 
@@ -94,15 +119,15 @@ def request_bytes(url: str, event: bytes | None = None) -> bytes:
     event = event or event_bytes()
     host, _, path = url.partition("://")[2].partition("/")
     head = (
-        f"POST /{path} HTTP/1.1\n"
-        f"Host: {host}\n"
+        f"POST /{path} HTTP/1.1\nHost: {host}\n"
         "User-Agent: kedro-telemetry/2.0.0+hardened\n"
-        "Content-Type: application/json\n"
-        f"Content-Length: {len(event)}\n"
-        "Accept-Encoding: identity\n"
-        "Connection: close\n\n"
+        f"Content-Type: application/json\nContent-Length: {len(event)}\n"
+        "Accept-Encoding: identity\nConnection: close\n\n"
     )
     return head.replace("\n", "\r\n").encode() + event
+
+
+# --- Servers with TLS, and names ---
 
 
 class Authority:
@@ -136,20 +161,15 @@ def secure_url(collector: support.Collector, host: str = "localhost") -> str:
     return f"https://{host}:{collector.port}/api/track"
 
 
-@functools.cache
-def require_mount_namespaces() -> None:
+def with_files(folder: Path, **files: str) -> list[str]:
+    """Return a wrapper that replaces files of /etc for one process (Linux, as root).
+
+    The keywords are their names, with `_` for the dot.
+    """
     try:
         subprocess.run(["unshare", "--mount", "true"], check=True, capture_output=True)
     except (OSError, subprocess.SubprocessError) as error:
         support.missing(f"mount namespaces (Linux, as root): {error}")
-
-
-def with_files(folder: Path, **files: str) -> list[str]:
-    """Return a wrapper that replaces files of /etc for one process.
-
-    The keywords are their names, with `_` for the dot.
-    """
-    require_mount_namespaces()
     commands = []
     for name, content in files.items():
         file = folder / name.replace("_", ".", 1)

@@ -5,17 +5,14 @@ from __future__ import annotations
 import ast
 import re
 import shutil
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import support
 
-SCRIPTS = Path(sys.executable).parent
 # The calls that start a process, use the network, or open or change a file.
 TRACED = (
-    "trace=%process,%network,chdir,"
+    "trace=%process,%network,setsid,chdir,"
     "/^(open|creat|mk|rename|link|symlink|unlink|rmdir|truncate|f?chmod|[fl]?chown)"
 )
 CHANGES = re.compile(
@@ -71,20 +68,3 @@ def processes(folder: Path) -> list[Process]:
     """Return the processes that were traced into this folder."""
     texts = [file.read_text(errors="replace") for file in sorted(folder.iterdir())]
     return [Process([c for c in t.splitlines() if " = -1 E" not in c]) for t in texts]
-
-
-def run(
-    folder: Path, *line: str, cwd: Path, env: dict[str, str]
-) -> tuple[subprocess.CompletedProcess[str], list[Process]]:
-    """Run a command to the end of its last process. Python writes no bytecode."""
-    done = subprocess.run(
-        command(folder, *line),
-        cwd=cwd,
-        env={**env, "PYTHONDONTWRITEBYTECODE": "1"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    return done, processes(folder)

@@ -174,7 +174,7 @@ def collecting(answer: Answer = answer_ok) -> Iterator[Collector]:
 def senders() -> list[psutil.Process]:
     """Return the running senders of this test process and of all that it started.
 
-    On Linux, `namespace.adopt_orphans` makes each of them a descendant.
+    On Linux, `network.adopt_orphans` makes each of them a descendant.
     """
     if sys.platform == "linux":
         processes = psutil.Process().children(recursive=True)

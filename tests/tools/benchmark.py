@@ -29,7 +29,6 @@ from typing import Final
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import namespace
 import network
 import support
 
@@ -491,14 +490,14 @@ def main() -> int:
         "--python", action="append", default=[], help="run the sender with it as well"
     )
     options = parser.parse_args()
-    namespace.adopt_orphans()
+    network.adopt_orphans()
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         bench = Bench(Path(name).resolve(), options.quick)
         print("Making the environments ...", file=sys.stderr)
         bench.make_environments()
         bench.make_projects()
         with suppress(OSError):  # where this is allowed, nothing can leave the machine
-            namespace.enter()
+            network.enter_loopback()
         bench.urls = stack.enter_context(collectors())
         print("Measuring ...", file=sys.stderr)
         process, times = in_process(bench)

@@ -16,7 +16,7 @@ import pexpect
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import namespace
+import network
 import support
 
 PROMPT = "[y/N] "
@@ -69,7 +69,7 @@ def cost(project: Path, env: dict[str, str]) -> float:
 
 
 def main() -> int:
-    namespace.adopt_orphans()  # so that it can wait for the senders
+    network.adopt_orphans()  # so that it can wait for the senders
     with tempfile.TemporaryDirectory() as name, support.collecting() as collector:
         folder = Path(name)
         env = support.clean_environment(folder, KEDRO_TELEMETRY_ENDPOINT=collector.url)
