@@ -1,90 +1,67 @@
 """Mutation testing: change one thing in plugin.py at a time; some test must fail.
 
-    .venv/bin/python tests/tools/mutation.py              all of plugin.py, an hour
-    .venv/bin/python tests/tools/mutation.py --since REV  what changed since REV
+cosmic-ray makes the changes (the mutants). Each meets the unit tests that reach its
+line. Those that survive meet the system tests. All this happens in copies of the
+checkout, one for each core, in which the sender runs the mutant too.
 
-cosmic-ray makes the changes (the mutants) and runs the tests, in copies of the
-checkout that have their own environments, so that the sender runs the mutant too.
-A mutant that survives is printed as equivalent_mutants.txt lists it: write a test, or
-add it there with the reason why no test can notice it. The exit status is 1 if there
-is such a mutant, or if the list has one that is not made any more.
+A mutant that no test notices is printed as equivalent_mutants.txt lists it. It needs a
+new test, or an entry there with the reason. The exit status is 1 if there is such a
+mutant, or if the list has one that is not made any more.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import ctypes
 import difflib
 import os
 import random
 import re
 import shlex
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
 import time
 import venv
-from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import ExitStack
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import coverage
+import psutil
 from cosmic_ray.commands.init import init
 from cosmic_ray.mutating import mutate_and_test, mutate_code
 from cosmic_ray.operators.operator import Operator
 from cosmic_ray.plugins import OPERATOR_PROVIDERS, get_operator
+from cosmic_ray.tools.filters.git import GitFilter
+from cosmic_ray.tools.filters.operators_filter import OperatorsFilter
 from cosmic_ray.work_db import use_db
 from cosmic_ray.work_item import MutationSpec, TestOutcome
 from parso.python.tree import Keyword
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+TOOLS = Path(__file__).resolve().parent
+ROOT = TOOLS.parent.parent
 PLUGIN = Path("kedro_telemetry/plugin.py")
 SOURCE = (ROOT / PLUGIN).read_text("utf-8")
 LINES = SOURCE.split("\n")
-EQUIVALENT = Path(__file__).with_name("equivalent_mutants.txt")
-
-# By the titles in plugin.py: the test files that are tried first. What stands above all
-# titles, such as the time limits, has those of the sender.
-SECTIONS = {
-    "Masking": "unit/test_masking.py",
-    "The event": "unit/test_event.py system/test_sender.py",
-    "The request": "unit/test_request.py system/test_sender.py system/test_network.py",
-    "The sender": "unit/test_sender.py system/test_servers.py system/test_sender.py"
-    " system/test_network.py",
-    "Files": "unit/test_files.py system/test_silence.py",
-    "The terminal": "unit/test_terminal.py system/test_question.py",
-    "Git": "unit/test_git.py",
-    "Consent": "unit/test_consent.py system/test_question.py",
-    "The salt": "unit/test_salt.py system/test_silence.py system/test_commands.py",
-    "The message": "unit/test_message.py system/test_commands.py",
-    "Starting the sender": "unit/test_hooks.py system/test_sender.py"
-    " system/test_commands.py",
-    "The hooks": "unit/test_hooks.py system/test_commands.py system/test_silence.py",
-    "Names": "unit/test_names.py",
-    "The command": "unit/test_cli.py system/test_cli.py",
-}
-# These follow for every mutant that still survives.
-OTHERS = "unit --ignore=tests/unit/test_documents.py"
-LIMIT = 120  # seconds for one test command. Then, the mutant counts as killed.
-
-# The others make mutants that crash at once, or that are like those of another one.
-OPERATORS = re.compile(
-    r"own/RemoveStatement|core/(AddNot|ExceptionReplacer|NumberReplacer"
-    r"|RemoveDecorator|ZeroIterationForLoop|ReplaceUnaryOperator_Delete_(Not|USub)"
-    r"|Replace(TrueWithFalse|FalseWithTrue|AndWithOr|OrWithAnd)"
-    r"|Replace(BreakWithContinue|ContinueWithBreak)"
-    r"|ReplaceComparisonOperator_(Eq_NotEq|NotEq_Eq|Is_IsNot|IsNot_Is)"
-    r"|ReplaceComparisonOperator_(Lt_LtE|LtE_Lt|Gt_GtE|GtE_Gt)"
-    r"|ReplaceBinaryOperator_(Add_Sub|Sub_Add|Mul_Add|FloorDiv_Mul|LShift_RShift)"
-    r"|ReplaceBinaryOperator_(BitOr_BitAnd|BitAnd_BitOr))"
+WALL = next(n for n, line in enumerate(LINES) if line.startswith("# --- THE WALL"))
+UNIT = "tests/unit --ignore=tests/unit/test_documents.py"
+PYTEST = (
+    "python -m pytest -x -q -n 0 -p no:cacheprovider --timeout=60"
+    " --hypothesis-profile=mutation"
 )
+LIMIT = 900  # seconds for all tests of a mutant. Then, it counts as killed.
 
 
 class RemoveStatement(Operator):  # type: ignore[misc]
     """Replaces a statement in a function by `pass`. cosmic-ray has no such operator."""
 
-    TYPES = ("atom_expr", "expr_stmt", "raise_stmt", "return_stmt", "yield_expr")
+    TYPES = ("atom_expr", "del_stmt", "expr_stmt", "raise_stmt", "return_stmt")
 
     def mutation_positions(self, node: Any) -> Any:
         is_statement = node.type in self.TYPES and node.parent.type == "simple_stmt"
@@ -102,143 +79,154 @@ class RemoveStatement(Operator):  # type: ignore[misc]
 OPERATOR_PROVIDERS["own"] = {"RemoveStatement": RemoveStatement}
 
 
-def find_mutants() -> list[MutationSpec]:
+def find_mutants(revision: str | None, folder: Path) -> list[MutationSpec]:
+    """Return the mutants (of lines that changed since a revision), in random order."""
+    config, text = folder / "config.toml", (TOOLS / "cosmic-ray.toml").read_text()
+    config.write_text(f'{text}branch = "{revision}"\n')
     with use_db(":memory:") as database:
         init([PLUGIN], database, {})
-        specs = [item.mutations[0] for item in database.work_items]
-    return [
-        spec
-        for spec in specs
-        if OPERATORS.fullmatch(spec.operator_name)
-        # In annotations, `|` is no operator.
-        and not (
-            "BitOr" in spec.operator_name and "| None" in LINES[spec.start_pos[0] - 1]
-        )
-    ]
+        for kind in (OperatorsFilter, *([GitFilter] if revision else [])):
+            kind().filter(database, argparse.Namespace(config=str(config)))
+        specs = [item.mutations[0] for item in database.pending_work_items]
+    return random.sample(specs, len(specs))
 
 
-def changed_lines(revision: str) -> set[int]:
-    """Return the lines of all functions and other blocks that changed since then."""
-    command = ["git", "diff", "--unified=0", revision, "--", str(PLUGIN)]
-    diff = subprocess.check_output(command, text=True)
-    changed = set[int]()
-    for start, count in re.findall(r"^@@.*\+(\d+),?(\d*) @@", diff, re.MULTILINE):
-        changed.update(range(int(start), int(start) + int(count or 1) + 1))
-    lines = set[int]()
-    for node in ast.parse(SOURCE).body:
-        block = set(range(node.lineno, (node.end_lineno or 0) + 1))
-        lines |= block if block & changed else set()
-    return lines
-
-
-def commands_for(spec: MutationSpec) -> list[str]:
-    """Return the commands that test this place, in the order in which they run."""
-    above = reversed(LINES[: spec.start_pos[0]])
-    titles = [line[6:] for line in above if line.startswith("# --- ")]
-    title = titles[0] if titles else "The sender"
-    files = next(v for k, v in SECTIONS.items() if title.startswith(k))
-    return [
-        f"timeout {LIMIT} .venv/bin/python -m pytest -x -q -n 0 -p no:cacheprovider"
-        f" --hypothesis-profile=mutation tests/{tests}"
-        for tests in (*files.split(), OTHERS)
-    ]
-
-
-def survives(mutants: list[MutationSpec], commands: list[str]) -> bool:
-    """Return whether these tests pass with these mutants, in this process's copy."""
-    script = f"ulimit -v 8000000; {' && '.join(commands)}"
-    limit = LIMIT * len(commands)
-    result = mutate_and_test(mutants, f"sh -c {shlex.quote(script)}", limit)
-    if result.test_outcome == TestOutcome.INCOMPETENT:
-        raise RuntimeError(result.output)
-    return bool(result.test_outcome == TestOutcome.SURVIVED)
-
-
-def enter_copy(folder: str) -> None:
-    """Make a copy of the checkout, with an environment, for this process."""
-    copy = Path(tempfile.mkdtemp(dir=folder))
-    listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
-    for name in subprocess.check_output(listing, text=True).splitlines():
-        if Path(name).is_file():
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(name, copy / name)
+def enter_copy(folder: Path) -> None:
+    """Make a copy of the checkout for this process, with an environment."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that `finally` runs
+    libc = ctypes.CDLL(None)
+    libc.prctl(1, signal.SIGTERM, 0, 0, 0)  # PR_SET_PDEATHSIG: ends with its parent
+    libc.prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: no test can leave its children
+    copy = folder / str(os.getpid())
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".[!c]*", "__pycache__"))
     os.chdir(copy)
     # A file in the place of the folder keeps Python from storing a mutant's byte code.
     PLUGIN.with_name("__pycache__").touch()
-    venv.create(".venv", with_pip=True)
-    install = [".venv/bin/python", "-m", "pip", "install", "-qq", "-e", ".[test]"]
-    subprocess.run(install, check=True)
+    # The environment is this one. But the plugin of the copy is found first.
+    venv.create(".venv", symlinks=True)
+    (packages,) = Path(".venv").glob("lib/python*/site-packages")
+    original = str(sys.prefix / packages.relative_to(".venv"))
+    path = f"{copy}\nimport site; site.addsitedir({original!r})\n"
+    (packages / "copy.pth").write_text(path)
+    for name in ("kedro", "kedro-telemetry"):
+        script = Path(shutil.copy(Path(sys.prefix, "bin", name), ".venv/bin"))
+        script.write_text(script.read_text().replace(sys.prefix, f"{copy}/.venv"))
+
+
+def survives(mutants: list[MutationSpec], tests: str) -> bool:
+    """Return whether these tests pass with these mutants, in this process's copy."""
+    script = f"ulimit -v 8000000; exec .venv/bin/{PYTEST} {tests} 2>&1"
+    try:
+        result = mutate_and_test(mutants, f"sh -c {shlex.quote(script)}", LIMIT)
+    finally:
+        for process in psutil.Process().children(recursive=True):
+            process.kill()
+        psutil.wait_procs(psutil.Process().children(), timeout=5)
+    survived = bool(result.test_outcome == TestOutcome.SURVIVED)
+    is_broken = result.test_outcome == TestOutcome.INCOMPETENT
+    if is_broken or not (mutants or survived) or "ERROR: not found" in result.output:
+        raise RuntimeError(f"The tests do not run or pass:\n{result.output}")
+    return survived
+
+
+def find_unit_tests() -> dict[int, set[str]]:
+    """Run the unit tests. Return for each line of plugin.py the tests that reach it."""
+    survives([], f"--cov=kedro_telemetry --cov-context=test --cov-report= {UNIT}")
+    data = coverage.CoverageData()
+    data.read()
+    contexts = data.contexts_by_lineno(str(PLUGIN.resolve()))
+    return {
+        line: {re.split(r"[\[|]", c)[0] for c in contexts[line]} for line in contexts
+    }
+
+
+def unit_tests(spec: MutationSpec, by_line: dict[int, set[str]]) -> str:
+    """Return the unit tests that reach the statement of this mutant."""
+    line, tests = spec.start_pos[0], set[str]()
+    for node in ast.walk(ast.parse(SOURCE)):
+        if isinstance(node, ast.stmt) and node.lineno <= line <= (node.end_lineno or 0):
+            start = node.lineno  # in the end, of the innermost statement
+    for number in range(start, spec.end_pos[0] + 1):
+        tests |= by_line.get(number, set())
+    # What runs when the module is imported has an empty name, and concerns all tests.
+    return UNIT if "" in tests or not tests else shlex.join(sorted(tests))
+
+
+def system_tests(spec: MutationSpec | None = None) -> str:
+    """Return the system tests. Those of this side of THE WALL come first."""
+    files = {str(path) for path in Path("tests/system").glob("test_*.py")}
+    sender = {name for name in files if re.search("send|network|server", name)}
+    others = {name for name in files - sender if not re.search("release|tools", name)}
+    is_above = spec is not None and spec.start_pos[0] <= WALL
+    groups = (sender, others) if is_above else (others, sender)
+    return shlex.join(name for group in groups for name in sorted(group))
 
 
 def describe(spec: MutationSpec) -> str:
     """Return a change as the list shows it: its first line as it was and as it is."""
     mutant = mutate_code(SOURCE, get_operator(spec.operator_name)(), spec.occurrence)
     diff = list(difflib.unified_diff(LINES, mutant.split("\n"), n=0))[3:]
-    change = f"@ {spec.definition_name}"
+    change = f"@ {spec.definition_name or 'top level'}"
     for sign in "-+":
-        lines = [line for line in diff if line.startswith(sign) and line[1:].strip()]
-        line = lines[0] if lines else sign  # a decorator that goes leaves no line
+        # A decorator that goes leaves no line.
+        line = next((x for x in diff if x[0] == sign and x[1:].strip()), sign)
         change += f"\n{sign} {line[1:].partition('  #')[0].strip()}"
     return change
 
 
-def try_mutant(spec: MutationSpec, reasons: dict[str, str]) -> tuple[str, str]:
-    """Return what became of a mutant, and the change as the list shows it."""
-    change = describe(spec)
-    if change in reasons:
-        return "equivalent", change
-    return "UNEXPLAINED" if survives([spec], commands_for(spec)) else "killed", change
-
-
-def read_reasons() -> dict[str, str]:
-    """Return the reason of each change in the list. It stands above its changes."""
-    reasons = dict[str, str]()
-    for paragraph in EQUIVALENT.read_text("utf-8").split("\n\n"):
-        reason, *changes = re.split(r"^(?=@ )", paragraph, flags=re.MULTILINE)
-        reasons.update((change.strip(), reason) for change in changes if reason)
-    return reasons
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--since", metavar="REV", help="only what changed since REV")
-    parser.add_argument("--minutes", type=float, default=600, help="stop after this")
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--since", metavar="REVISION", help="only what changed since")
+    parser.add_argument("--minutes", type=float, default=600, help="stop after these")
     options = parser.parse_args()
     start = time.monotonic()
     os.chdir(ROOT)
-    specs, reasons, count = find_mutants(), read_reasons(), Counter[str]()
-    if options.since:
-        lines = changed_lines(options.since)
-        specs = [spec for spec in specs if spec.start_pos[0] in lines]
-    random.shuffle(specs)
-    unused = set(reasons)
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        ProcessPoolExecutor(os.cpu_count(), None, enter_copy, (folder,)) as pool,
-    ):
-        tests = sorted({command for spec in specs for command in commands_for(spec)})
-        passed = pool.map(survives, [[]] * len(tests), [[test] for test in tests])
-        if failed := [test for test, ok in zip(tests, passed, strict=True) if not ok]:
-            sys.exit("\n".join(["These tests fail without a mutant:", *failed]))
-        futures = [pool.submit(try_mutant, spec, reasons) for spec in specs]
-        for future in as_completed(futures):
-            outcome, change = future.result()
-            count[outcome] += 1
-            unused.discard(change)
-            if outcome == "UNEXPLAINED":
-                print(f"Survived:\n{change}", flush=True)
-            if time.monotonic() > start + 60 * options.minutes:
-                pool.shutdown(cancel_futures=True)
-                break
-    count["not run"] = len(specs) - count.total()
-    if options.since or count["not run"]:
-        unused.clear()
+    text = (TOOLS / "equivalent_mutants.txt").read_text("utf-8")
+    explained = [group for group in text.split("\n\n") if not group.startswith("@")]
+    listed = set(re.findall(r"(?m)^@ .+\n- .*\n\+.*", "\n\n".join(explained)))
+
+    def left() -> float:
+        return max(0, start + 60 * float(options.minutes) - time.monotonic())
+
+    def meet(mutants: dict[int, str]) -> Iterator[tuple[int, bool]]:
+        """Yield the number of each mutant, and whether it survives its tests."""
+        runs = {pool.submit(survives, [specs[n]], mutants[n]): n for n in mutants}
+        yield from ((runs[run], run.result()) for run in as_completed(runs, left()))
+
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory())).resolve()
+        specs = find_mutants(options.since, folder)
+        changes = [describe(spec) for spec in specs]
+        todo = [n for n, change in enumerate(changes) if change not in listed]
+        alive, unexplained, killed = list[int](), 0, 0
+        workers = (os.cpu_count(), get_context("fork"), enter_copy, (folder,))
+        pool = stack.enter_context(ProcessPoolExecutor(*workers))
+        try:
+            by_line = pool.submit(find_unit_tests).result(left())
+            for number, lives in meet({n: unit_tests(specs[n], by_line) for n in todo}):
+                alive += [number] if lives else []
+                killed += not lives
+            check = [pool.submit(survives, [], system_tests())] if alive else []
+            for number, lives in meet({n: system_tests(specs[n]) for n in alive}):
+                if lives:
+                    print(f"Survived:\n{changes[number]}\n", flush=True)
+                unexplained += lives
+                killed += not lives
+            [run.result(left()) for run in check]
+        except TimeoutError:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in psutil.Process().children():
+                process.terminate()
+    unused = set() if options.since else listed - set(changes)
     for change in sorted(unused):
-        print(f"Listed, but not made any more:\n{change}")
-    parts = ", ".join(f"{number} {outcome}" for outcome, number in count.items())
-    minutes = (time.monotonic() - start) / 60
-    print(f"{len(specs)} mutants: {parts}, in {minutes:.0f} minutes")
-    return 1 if count["UNEXPLAINED"] or unused else 0
+        print(f"Listed, but not made any more:\n{change}\n")
+    print(
+        f"{len(specs)} mutants: {killed} killed, {len(specs) - len(todo)} equivalent,"
+        f" {unexplained} UNEXPLAINED, {len(todo) - killed - unexplained} not run,"
+        f" in {(time.monotonic() - start) / 60:.0f} minutes"
+    )
+    return 1 if unexplained or unused else 0
 
 
 if __name__ == "__main__":
