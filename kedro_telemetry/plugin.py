@@ -24,6 +24,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from os import environ
 
 # This file is two programs: as a script it is the sender, which runs only to THE WALL.
 if __name__ == "__main__":
@@ -43,7 +44,6 @@ DEFAULT_ENDPOINT = "https://heapanalytics.com/api/track"
 ENDPOINT_VARIABLE = "KEDRO_TELEMETRY_ENDPOINT"  # the URL of another collector
 PREVIEW_VARIABLE = "KEDRO_TELEMETRY_PREVIEW"  # show each event, and send nothing
 MAX_MESSAGE = 4096  # bytes: fits into the buffer of a pipe on every system
-CONNECTION_TIMEOUT = 1.5  # seconds, for each IP address of the collector
 
 
 # --- Masking: what is sent of a command line ---
@@ -134,7 +134,7 @@ COUNT = "[0-9]|[1-9][0-9]0{0,7}"  # two significant digits
 FIELDS = {
     "username": HASH,
     "package_name": HASH,
-    "command": "kedro( [A-Za-z*-]+)*",  # and masked: see `build_event`
+    "command": "kedro( [A-Za-z*-]+)*",  # see `mask_command`
     "project_version": r"[0-9]{1,3}(\.[0-9]{1,3}){1,2}",  # of Kedro
     "telemetry_version": r"2\.0\.0\+hardened",
     "python_version": r"3\.[0-9]{1,2}",
@@ -150,20 +150,19 @@ FIELDS = {
 def build_event(message: bytes) -> bytes:
     """Return the event as it is sent, built anew from the fields in a JSON object.
 
-    A value that does not match its format is dropped, and so is what is not in FIELDS.
-    Raises an exception for anything else, or without a user name or a masked command.
-    The sender calls it: no mistake below THE WALL can add anything to an event.
+    The command is masked once more. A value that does not match its format is dropped,
+    and so is what is not in FIELDS. Raises an exception for anything else, or without a
+    command or user name. The sender calls it: so no mistake below THE WALL can add
+    anything to an event.
     """
     values = json.loads(message)
+    values["command"] = mask_command(values["command"].split(" ")[1:])
     properties = {}
     for name, pattern in FIELDS.items():
         value = values.get(name)
         kind = int if pattern == COUNT else str
         if type(value) is kind and re.fullmatch(pattern, str(value)):
             properties[name] = value
-    command = values["command"]
-    if mask_command(command.split(" ")[1:]) != command:
-        raise ValueError("the command is not masked")
 
     counted = "number_of_datasets" in properties
     event = {
@@ -172,26 +171,35 @@ def build_event(message: bytes) -> bytes:
         "identity": properties["username"],
         "properties": properties,
     }
-    return json.dumps(event, separators=(",", ":")).encode("ascii")
+    return json.dumps(event, separators=(",", ":")).encode()
 
 
 # --- The request: where the event goes ---
 
-SHORT = "(?!.{201})"  # at most 200 characters: so the host is not too long for DNS
-HOST = r"[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})*"
-PORT = r"([1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d\d|655[0-2]\d|6553[0-5])"
-PATH = "(/[A-Za-z0-9/._~-]*)?"
-ENDPOINT = rf"{SHORT}(https://{HOST}(:{PORT})?|http://127\.0\.0\.1:{PORT}){PATH}"
-ENDPOINT_FORMS = "https://HOST[:PORT][/PATH] or http://127.0.0.1:PORT[/PATH]"
-SECRET = "[A-Za-z0-9._~!$&*+%-]+"  # of a user or password; others are %-encoded
-# urllib would use a proxy of another kind like this one, and show it the password.
-PROXY = f"{SHORT}(http://)?({SECRET}:{SECRET}@)?{HOST}:{PORT}"
+# Patterns. To compile one takes time, so only what is needed is compiled.
+HOST = r"[\w-]{1,63}(\.[\w-]{1,63})*"
+PORT = r"(?P<port>[1-9]\d{0,4})"
+PATH = r"(/[\w/.~-]*)?"
+ENDPOINTS = (rf"http://127\.0\.0\.1:{PORT}{PATH}", rf"https://{HOST}(:{PORT})?{PATH}")
+ENDPOINT_FORMS = "http://127.0.0.1:PORT[/PATH] or https://HOST[:PORT][/PATH]"
+# urllib would use a proxy of another kind like this one, and show it the password. In
+# that, % encodes other characters.
+PROXY = rf"(http://)?([\w.~!$&*+%-]+:[\w.~!$&*+%-]+@)?{HOST}:{PORT}"
+
+
+def has_form(pattern: str, url: str) -> bool:
+    """Return whether this URL matches the pattern, and a request can be sent to it.
+
+    With at most 200 characters, no host is too long for DNS.
+    """
+    found = re.fullmatch(pattern, url, re.ASCII)
+    return bool(found and len(url) <= 200 and int(found["port"] or 443) <= 65535)
 
 
 def endpoint() -> str:
     """Return the URL of the collector. Raises ValueError if it is refused."""
-    url = os.environ.get(ENDPOINT_VARIABLE, DEFAULT_ENDPOINT)
-    if url != DEFAULT_ENDPOINT and not re.fullmatch(ENDPOINT, url, re.ASCII):
+    url = environ.get(ENDPOINT_VARIABLE, DEFAULT_ENDPOINT)
+    if url != DEFAULT_ENDPOINT and not any(has_form(form, url) for form in ENDPOINTS):
         raise ValueError(f"{ENDPOINT_VARIABLE} is not {ENDPOINT_FORMS}")
     return url
 
@@ -199,9 +207,9 @@ def endpoint() -> str:
 def find_proxies() -> dict[str, str]:
     """Return the proxy for https, in urllib's form. Raises ValueError if refused."""
     for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
-        proxy = os.environ.get(name)
+        proxy = environ.get(name)
         if proxy:
-            if not re.fullmatch(PROXY, proxy, re.ASCII):
+            if not has_form(PROXY, proxy):
                 raise ValueError(f"{name} is not [http://][USER:PASSWORD@]HOST:PORT")
             return {"https": "http://" + proxy.removeprefix("http://")}
     return {}
@@ -221,7 +229,8 @@ def send() -> None:
     opener.add_handler(request.ProxyHandler(find_proxies()))
     opener.add_handler(request.HTTPHandler())
     opener.add_handler(request.HTTPSHandler(context=ssl.create_default_context()))
-    opener.open(request.Request(endpoint(), event, headers), timeout=CONNECTION_TIMEOUT)
+    post = request.Request(endpoint(), event, headers)
+    opener.open(post, timeout=1.5)  # seconds, for each IP address of the collector
 
 
 if __name__ == "__main__":
@@ -232,8 +241,10 @@ if __name__ == "__main__":
 
 import hashlib
 import select
+import stat
 import subprocess
 from contextlib import suppress
+from os.path import dirname, isabs, isdir, join, lexists, realpath
 from pathlib import Path
 from typing import Any
 
@@ -254,22 +265,22 @@ def open_plain(path: str, flags: int, permissions: int = 0) -> int:
     return os.open(path, flags, permissions)
 
 
-def read_file(path: Path) -> bytes:
+def read_file(path: str) -> bytes:
     """Return the content of a regular file, which must not be large. Raises OSError."""
     with open(path, "rb", opener=open_plain) as file:
-        descriptor = file.fileno()
-        if not os.path.isfile(descriptor) or os.path.getsize(descriptor) > MAX_FILE:
-            raise OSError(f"not a file, or too large: {str(path)!r}")
-        return file.read(MAX_FILE)
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_FILE:
+            raise OSError(f"{path!r} is not a file, or too large")
+        return file.read(found.st_size)
 
 
-def write_file(path: Path, data: bytes, mode: int, flag: int = os.O_TRUNC) -> None:
+def write_file(path: str, data: bytes, mode: int, flag: int = os.O_TRUNC) -> None:
     """Write a file in place, and read it back. A new one has this mode."""
-    descriptor = open_plain(str(path), os.O_WRONLY | os.O_CREAT | flag, mode)
+    descriptor = open_plain(path, os.O_WRONLY | os.O_CREAT | flag, mode)
     with open(descriptor, "wb") as file:
         file.write(data)
     if read_file(path) != data:
-        raise OSError(f"what was written cannot be read: {str(path)!r}")
+        raise OSError(f"{path!r} does not keep what is written")
 
 
 # --- The project's answer: its file `.telemetry` ---
@@ -304,50 +315,51 @@ def own_yes() -> bytes:
     return f"yes to version {VERSION.partition('.')[0]} at {endpoint()}\n".encode()
 
 
-def own_folder() -> Path:
+def own_folder() -> str:
     """Return this user's folder for answers and salt, made or not. Raises OSError."""
     variable = "LOCALAPPDATA" if sys.platform == "win32" else "HOME"
-    home = Path(os.environ.get(variable, ""))
-    if not home.is_absolute() or not home.is_dir():
-        raise NotADirectoryError("there is no home folder")
-    state = Path(os.environ.get("XDG_STATE_HOME", ""))
+    home = environ.get(variable, "")
+    if not isabs(home) or not isdir(home):
+        raise FileNotFoundError("there is no home folder")
+    state = environ.get("XDG_STATE_HOME", "")
     if sys.platform == "win32":
         state = home
     elif sys.platform == "darwin":
-        state = home / "Library" / "Application Support"
-    elif not state.is_absolute():
-        state = home / ".local" / "state"
-    return state / "kedro-telemetry"
+        state = join(home, "Library", "Application Support")
+    elif not isabs(state):
+        state = join(home, ".local", "state")
+    return join(state, "kedro-telemetry")
 
 
-def own_file(project: Path) -> Path:
-    """Return the path of the user's answer for this project folder."""
-    return own_folder() / hashlib.sha256(os.fsencode(project.resolve())).hexdigest()
+def own_file(project: str) -> str:
+    """Return the path of the user's answer for this project, given its real path."""
+    return join(own_folder(), hashlib.sha256(os.fsencode(project)).hexdigest())
 
 
-def check_own_folder(project: Path) -> None:
+def check_own_folder(folder: str, project: str) -> None:
     """Raise OSError unless the own folder is trusted and can be written, or made."""
-    folder = own_folder()
-    if folder.resolve().is_relative_to(project.resolve()):
-        raise OSError(f"your own folder is inside the project: {str(folder)!r}")
-    existing = next(path for path in (folder, *folder.parents) if path.is_dir())
+    if join(realpath(folder), "").startswith(join(project, "")):
+        raise OSError(f"your own folder is inside the project: {folder!r}")
+    existing = folder
+    while not isdir(existing):
+        existing = dirname(existing)
     if not os.access(existing, os.W_OK):
-        raise OSError(f"your own folder cannot be written: {str(existing)!r}")
+        raise OSError(f"your own folder cannot be written: {existing!r}")
     if sys.platform != "win32":
-        found = existing.stat()
+        found = os.stat(existing)
         is_shared = existing == folder and found.st_mode & 0o022
         if is_shared or found.st_uid != os.geteuid():
-            raise OSError(f"this is not yours only: {str(existing)!r}")
+            raise OSError(f"this is not yours only: {existing!r}")
 
 
-def write_own_answer(project: Path, answer: bytes) -> None:
+def write_own_answer(project: str, answer: bytes) -> None:
     """Save the user's own answer. New folders are for them only. Raises OSError."""
-    check_own_folder(project)
-    folder = own_folder()
-    for path in (*reversed(folder.parents), folder):
+    check_own_folder(own_folder(), project)
+    own = own_file(project)
+    for path in reversed(Path(own).parents):
         if not path.is_dir():
             path.mkdir(0o700)
-    write_file(own_file(project), answer, 0o600)
+    write_file(own, answer, 0o600)
 
 
 # --- Whether an event is sent, and why not ---
@@ -355,20 +367,18 @@ def write_own_answer(project: Path, answer: bytes) -> None:
 COMPLETING = "shell completion is running"
 PROJECT_SAYS_NO = "`.telemetry` says no"
 NOT_ANSWERED = "you have not agreed to this address here: kedro-telemetry allow"
-# Debuggers and profilers that make each process that Python starts run their code.
-TRACERS = ("debugpy", "pydevd", "_pydevd_bundle", "viztracer", "scalene")
 
 
-def why_off(project: Path | None) -> str | None:
+def why_off(project: str | None) -> str | None:
     """Return why no event is sent from this project folder, or None. Changes nothing.
 
     The letters are the rows of the table in SECURITY.md. An exception counts as off.
     """
     for name in ("DO_NOT_TRACK", "KEDRO_DISABLE_TELEMETRY", "CI"):  # a
-        if os.environ.get(name):
+        if environ.get(name):
             return f"the environment variable {name} is set"
-    for name in os.environ:  # b
-        if name.endswith("_COMPLETE") and name.startswith("_") and os.environ[name]:
+    for name in environ:  # b
+        if name.endswith("_COMPLETE") and name.startswith("_") and environ[name]:
             return COMPLETING
     if project is None:  # c
         return "not in a Kedro project"
@@ -376,15 +386,16 @@ def why_off(project: Path | None) -> str | None:
     try:
         check_sender()  # d
         with suppress(FileNotFoundError):
-            data = read_file(project / ".telemetry")
+            data = read_file(join(project, ".telemetry"))
             project_agrees = parse_consent(data)
             if parse_consent(data, "false"):  # e
                 return PROJECT_SAYS_NO
             if not project_agrees:  # e
                 return "`.telemetry` is not understood: write exactly `consent: true`"
-        check_own_folder(project)
+        own = own_file(project)
+        check_own_folder(dirname(own), project)
         with suppress(FileNotFoundError):
-            own_answer = read_file(own_file(project))
+            own_answer = read_file(own)
     except (OSError, ValueError) as error:
         return str(error)
     if own_answer == OWN_NO:  # f
@@ -398,16 +409,17 @@ def check_sender() -> None:
     """Raise ValueError, with the reason, if the sender could not run as promised."""
     if not sys.executable or hasattr(sys, "frozen") or not os.path.isfile(__file__):
         raise ValueError("there is no Python interpreter, or no plugin.py, to start")
-    for name in TRACERS:
+    # Debuggers and profilers that make each process that Python starts run their code.
+    for name in ("debugpy", "pydevd", "_pydevd_bundle", "viztracer", "scalene"):
         if name in sys.modules:
             raise ValueError(f"{name} would run in the sender, too")
     # What these load, for instance to redirect the network, would not reach the sender.
     for name in ("LD_PRELOAD", "DYLD_INSERT_LIBRARIES"):
-        if os.environ.get(name):
+        if environ.get(name):
             raise ValueError(f"{name} would not apply to the sender")
     for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):  # the sender runs in another folder
-        paths = os.environ.get(name)
-        if paths and not all(map(os.path.isabs, paths.split(os.pathsep))):
+        paths = environ.get(name)
+        if paths and not all(map(isabs, paths.split(os.pathsep))):
             raise ValueError(f"{name} is not an absolute path")
     endpoint()
     find_proxies()
@@ -416,7 +428,6 @@ def check_sender() -> None:
 # --- The question ---
 
 ANSWER_SECONDS = 30  # except on Windows
-CAUTION = "`.telemetry` says yes, but it may have come with the project. So:\n"
 QUESTION = """\
 May kedro commands here send usage data to {url}?
 One event each: the command with its values masked, hashes of user and package
@@ -428,21 +439,21 @@ To undo: kedro-telemetry deny. Send these events? Enter means no. [y/N] """
 TOO_LATE = "\nNo answer in time counts as no. To change it: kedro-telemetry allow\n"
 
 
-def can_ask(project: Path) -> bool:
+def can_ask(project: str) -> bool:
     """Return whether somebody can answer here, and the project can keep the answer."""
-    if not all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):
+    if not (sys.stdin.isatty() and sys.stdout.isatty() and sys.stderr.isatty()):
         return False
     if sys.platform != "win32" and os.tcgetpgrp(sys.stdin.fileno()) != os.getpgrp():
         return False  # a background job
-    return os.path.lexists(project / ".telemetry") or os.access(project, os.W_OK)
+    return lexists(join(project, ".telemetry")) or os.access(project, os.W_OK)
 
 
-def ask(project: Path) -> None:
+def ask(project: str) -> None:
     """Ask whether events may be sent, and save the answer."""
     discard_input()  # what was typed before the question
-    if os.path.lexists(project / ".telemetry"):
-        sys.stderr.write(CAUTION)
-    sys.stderr.write(QUESTION.format(url=endpoint(), folder=str(own_folder())))
+    if lexists(join(project, ".telemetry")):
+        sys.stderr.write("`.telemetry` says yes, but may have come with the project:\n")
+    sys.stderr.write(QUESTION.format(url=endpoint(), folder=own_folder()))
     sys.stderr.flush()
     try:
         line = read_line()
@@ -456,7 +467,7 @@ def ask(project: Path) -> None:
             write_own_answer(project, own_yes() if agreed else OWN_NO)
             consent = PROJECT_YES if agreed else PROJECT_NO
             with suppress(FileExistsError):  # it is not changed by an answer
-                write_file(project / ".telemetry", consent, 0o644, os.O_EXCL)
+                write_file(join(project, ".telemetry"), consent, 0o644, os.O_EXCL)
     except OSError as error:
         sys.stderr.write(f"Your answer could not be saved: {error}\n")
     except KeyboardInterrupt:  # Kedro would show a traceback
@@ -493,14 +504,14 @@ else:
             if not part:
                 break
             line += part.replace(b"\r", b"\n")
-        return line.decode("ascii", "replace")
+        return line.decode("latin-1")
 
 
 # --- The message: the values of the fields ---
 
 
 def is_preview() -> bool:
-    return bool(os.environ.get(PREVIEW_VARIABLE))
+    return bool(environ.get(PREVIEW_VARIABLE))
 
 
 def find_salt() -> bytes:
@@ -511,9 +522,9 @@ def find_salt() -> bytes:
     month = time.strftime("%Y-%m", time.gmtime())
     salt = os.urandom(32)
     with suppress(OSError):
-        path = own_folder() / "salt"
+        path = join(own_folder(), "salt")
         with suppress(OSError, ValueError):
-            stored_month, digits = read_file(path).decode("ascii").split()
+            stored_month, digits = read_file(path).decode().split()
             if stored_month == month and len(digits) == 64:
                 return bytes.fromhex(digits)
         if not is_preview():
@@ -524,8 +535,8 @@ def find_salt() -> bytes:
 def login_name() -> str:
     """Return the name in the environment, or else the user's number. No look-up."""
     for variable in ("LOGNAME", "USER", "LNAME", "USERNAME"):
-        if os.environ.get(variable):
-            return os.environ[variable]
+        if environ.get(variable):
+            return environ[variable]
     if sys.platform == "win32":
         return "unknown"
     return str(os.getuid())
@@ -569,12 +580,12 @@ def build_message(command: str, metadata: Any, counts: dict[str, int]) -> bytes:
         "example_pipeline": example[:6],  # more can only be wrong
         **counts,
     }
-    return json.dumps(values).encode("ascii")
+    return json.dumps(values).encode()
 
 
 # --- Starting the sender ---
 
-senders: list[subprocess.Popen[bytes]] = []  # that may not have been reaped yet
+senders: list[Any] = []  # that may not have been reaped yet
 
 # The sender's whole environment, besides the address. With the last three, some Linux
 # systems, macOS and Windows find the libraries of Python.
@@ -593,7 +604,7 @@ def start_sender(message: bytes) -> None:
         def __del__(self) -> None:
             """Do not warn that the process still runs."""
 
-    environment = {n: os.environ[n] for n in SENDER_VARIABLES if os.environ.get(n)}
+    environment = {n: environ[n] for n in SENDER_VARIABLES if environ.get(n)}
     # Never empty: a tracing library that replaces Popen may take {} for everything.
     environment[ENDPOINT_VARIABLE] = endpoint()
     flags = 0
@@ -621,14 +632,14 @@ def start_sender(message: bytes) -> None:
 
 def decide(metadata: Any, may_ask: bool = False) -> str | None:
     """Return why no event is sent, or None. First do what follows from the reason."""
-    project = metadata and Path(metadata.project_path)
+    project = metadata and realpath(metadata.project_path)
     reason = why_off(project)
     if is_preview():
         return reason
     if reason == PROJECT_SAYS_NO:  # it ends the user's own yes
         with suppress(FileNotFoundError):
             if read_file(own_file(project)) != OWN_NO:
-                own_file(project).unlink()
+                os.unlink(own_file(project))
     if reason == NOT_ANSWERED and may_ask and can_ask(project):
         ask(project)
         return why_off(project)
@@ -671,7 +682,7 @@ class TelemetryHook:
 def preview(message: bytes, reason: str | None) -> None:
     """Show the event and its address, and whether and why it would be sent."""
     state = f"would not be sent: {reason}" if reason else "would be sent"
-    url = os.environ.get(ENDPOINT_VARIABLE, DEFAULT_ENDPOINT)
+    url = environ.get(ENDPOINT_VARIABLE, DEFAULT_ENDPOINT)
     sys.stderr.write(f"Preview: nothing is sent. This event {state}.\n")
     sys.stderr.write(f"POST {url!a}\n{build_event(message).decode()}\n")
 
@@ -693,42 +704,43 @@ def __getattr__(name: str) -> Any:
 
 def _check_for_telemetry_consent(project_path: Any) -> bool:
     """Return whether events are sent. Kedro's own tests patch this."""
-    return why_off(Path(project_path)) is None
+    return why_off(realpath(project_path)) is None
 
 
 # --- The command `kedro-telemetry` ---
 
-HELP = """\
-status: show whether kedro commands here send events (exit status: 0 no, 1 yes)
-allow: turn telemetry on, for you in this project
-deny: turn telemetry off in this project
+USAGE = """kedro-telemetry {status,allow,deny}
+
+status  show whether kedro commands here send events (exit status: 0 no, 1 yes)
+allow   turn telemetry on, for you in this project
+deny    turn telemetry off in this project
 
 DO_NOT_TRACK=1 in the environment turns telemetry off everywhere.
 KEDRO_TELEMETRY_PREVIEW=1 kedro info shows an event without sending it."""
 
 
-def find_project() -> Path | None:
+def find_project() -> str | None:
     """Return the project folder, as `kedro` would find it from here, or None."""
     folders = [Path.cwd(), *Path.cwd().parents]
     if kedro_version.startswith("0.18."):  # it looks only in the current folder
         del folders[1:]
     for folder in folders:
         with suppress(OSError, ValueError):  # no such file, or not one that Kedro reads
-            path = (folder / "pyproject.toml").resolve()
-            if "[tool.kedro]" in read_file(path).decode("utf-8"):
-                return folder
+            path = realpath(folder / "pyproject.toml")
+            if "[tool.kedro]" in read_file(path).decode():
+                return str(folder)
     return None
 
 
-def show_status(project: Path | None) -> bool:
+def show_status(project: str | None) -> bool:
     """Show whether a command in this project would send an event, and return it."""
     reason = why_off(project)
     if reason is None and is_preview():
         reason = f"the environment variable {PREVIEW_VARIABLE} is set"
     text = f"Telemetry is off: {reason}.\n" if reason else "Telemetry is on.\n"
-    text += f"address     {os.environ.get(ENDPOINT_VARIABLE, DEFAULT_ENDPOINT)!r}\n"
+    text += f"address     {environ.get(ENDPOINT_VARIABLE, DEFAULT_ENDPOINT)!r}\n"
     with suppress(OSError):  # without a home
-        text += f"own folder  {str(own_folder())!r}\n"
+        text += f"own folder  {own_folder()!r}\n"
     text += f"plugin.py   {os.path.abspath(__file__)!r}"
     try:
         print(text.encode("ascii", "backslashreplace").decode(), flush=True)
@@ -737,29 +749,28 @@ def show_status(project: Path | None) -> bool:
     return reason is None
 
 
-def allow(project: Path) -> None:
+def allow(project: str) -> None:
     """Save both yeses. Raises OSError or ValueError."""
     write_own_answer(project, own_yes())
-    path = project / ".telemetry"
-    if not os.path.lexists(path) or not parse_consent(read_file(path)):
+    path = join(project, ".telemetry")
+    if not lexists(path) or not parse_consent(read_file(path)):
         write_file(path, PROJECT_YES, 0o644)
 
 
-def deny(project: Path) -> None:
+def deny(project: str) -> None:
     """End the user's own yes, and write a no even if that fails. Raises OSError."""
     try:
-        with suppress(FileNotFoundError, NotADirectoryError):  # no answer, or no home
-            own_file(project).unlink()
+        with suppress(FileNotFoundError):  # no answer, or no home
+            os.unlink(own_file(project))
     finally:
-        write_file(project / ".telemetry", PROJECT_NO, 0o644)
+        write_file(join(project, ".telemetry"), PROJECT_NO, 0o644)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command `kedro-telemetry`. Return its exit status."""
     import argparse
 
-    parser = argparse.ArgumentParser("kedro-telemetry", description=HELP)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(usage=USAGE)
     parser.add_argument("action", choices=("status", "allow", "deny"))
     action = parser.parse_args(arguments).action
     try:
@@ -773,6 +784,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except Exception as error:
         problems = f"{error} {error.__context__ or ''}".strip()  # `deny` can have two
-        print(f"kedro-telemetry: {problems}", file=sys.stderr)
-        print("Change this, and run the command again.", file=sys.stderr)
+        sys.stderr.write(f"kedro-telemetry: {problems}\nChange this, and try again.\n")
         return 2

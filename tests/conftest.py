@@ -77,6 +77,13 @@ def home() -> Path:
 
 
 @pytest.fixture
+def agreed(tmp_path: Path, home: Path) -> Path:
+    """A folder with both yeses, for the address in this test's environment."""
+    support.agree(tmp_path, home, os.environ["KEDRO_TELEMETRY_ENDPOINT"])
+    return tmp_path
+
+
+@pytest.fixture
 def collector() -> Iterator[support.Collector]:
     """A healthy collector on loopback."""
     with support.collecting() as found:

@@ -28,6 +28,7 @@ PLUGIN = Path(str(importlib.resources.files("kedro_telemetry") / "plugin.py"))
 SENDER = [sys.executable, "-I", "-S", "-B", str(PLUGIN)]
 SENDER_LIFE = 6.0  # seconds after which no sender may be left
 KEDRO_018 = importlib.metadata.version("kedro").startswith("0.18.")
+HOME = "LOCALAPPDATA" if sys.platform == "win32" else "HOME"  # as the plugin reads it
 UNPRIVILEGED = 54321  # a user without a name
 IN_CI = bool(os.environ.get("CI"))  # read before the environment is scrubbed
 SCHEMA = json.loads((ROOT / "tests" / "event.schema.json").read_text("utf-8"))
@@ -278,6 +279,8 @@ def own_folder(home: Path) -> Path:
     """Return the folder of the user's own answers and salt."""
     if sys.platform == "win32":
         return home / "kedro-telemetry"
+    if sys.platform == "darwin":
+        return home / "Library" / "Application Support" / "kedro-telemetry"
     return home / ".local" / "state" / "kedro-telemetry"
 
 

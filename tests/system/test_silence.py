@@ -2,195 +2,165 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
+import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pexpect
 import pytest
 import strace
 import support
-from strace import SCRIPTS
-from support import git
+from network import ENDPOINT
 
-from kedro_telemetry import plugin
+from kedro_telemetry.plugin import PREVIEW_VARIABLE, SENDER_VARIABLES
 
 if sys.platform != "linux":
     pytest.skip("NOT TESTED HERE: strace exists only on Linux", allow_module_level=True)
 
-KEDRO = str(SCRIPTS / "kedro")
-PIPELINES = "- __default__\n- de\n- ds\n\n"  # the output of `kedro registry list`
+KEDRO = [sys.executable, "-m", "kedro"]
+SCRIPT = Path(sys.executable).with_name("kedro-telemetry")
 
 
-# --- Ways to be off: variables, and what is done to a project that said yes ---
+def traced(
+    folder: Path, *line: str, cwd: Path, env: dict[str, str], **options: Any
+) -> tuple[subprocess.CompletedProcess[str], list[strace.Process]]:
+    """Run a command to the end of its last process. Python writes no bytecode."""
+    done = subprocess.run(
+        strace.command(folder, *line),
+        cwd=cwd,
+        env={**env, "PYTHONDONTWRITEBYTECODE": "1"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        **options,
+    )
+    return done, strace.processes(folder)
 
 
-def nothing(project: Path) -> None: ...
+# --- Off ---
 
-
-def says(text: str, mode: int = 0o644) -> Callable[[Path], None]:
-    def write(project: Path) -> None:
-        (project / ".telemetry").write_text(text)
-        (project / ".telemetry").chmod(mode)
-
-    return write
-
-
-def no_answer(project: Path) -> None:
-    (project / ".telemetry").unlink()
-
-
-def link(project: Path) -> None:
-    (project / ".telemetry").rename(project / "yes")
-    (project / ".telemetry").symlink_to("yes")
-
-
-def fifo(project: Path) -> None:
-    no_answer(project)
-    os.mkfifo(project / ".telemetry")
-
-
-def folder(project: Path) -> None:
-    no_answer(project)
-    (project / ".telemetry").mkdir()
-
-
-def tracked(project: Path) -> None:
-    git("init", "--quiet", cwd=project)
-    git("add", "--force", ".telemetry", cwd=project)
-
-
-OFF: dict[str, tuple[dict[str, str], Callable[[Path], None]]] = {
-    "DO_NOT_TRACK": ({"DO_NOT_TRACK": "1"}, nothing),
-    "KEDRO_DISABLE_TELEMETRY": ({"KEDRO_DISABLE_TELEMETRY": "0"}, nothing),
-    "CI": ({"CI": "true"}, nothing),
-    "a CI system without CI": ({"bamboo_buildKey": "X"}, nothing),
-    "no": ({}, says("consent: false\n")),
-    "more than a yes": ({}, says("consent: true\nexcept: never\n")),
-    "writable by everyone": ({}, says("consent: true\n", 0o666)),
-    "writable by the group": ({}, says("consent: true\n", 0o664)),
-    "a link": ({}, link),
-    "a FIFO": ({}, fifo),
-    "a folder": ({}, folder),
-    "no answer and no terminal": ({}, no_answer),
-    "tracked by git": ({}, tracked),
-    "endpoint refused": (
-        {plugin.ENDPOINT_VARIABLE: "http://collector.example/"},
-        nothing,
-    ),
-    "proxy refused": (
-        {
-            plugin.ENDPOINT_VARIABLE: "https://collector.example/",
-            "ALL_PROXY": "socks5://a",
-        },
-        nothing,
-    ),
+# What is done, in a shell, to a project in which telemetry is on. $OWN is the file with
+# the user's own answer, and $FOLDER its folder.
+WAYS_TO_BE_OFF = {
+    "DO_NOT_TRACK": "export DO_NOT_TRACK=0",
+    "KEDRO_DISABLE_TELEMETRY": "export KEDRO_DISABLE_TELEMETRY=1",
+    "CI": "export CI=false",
+    "shell completion": "export _KD_COMPLETE=bash_complete",
+    "a preloaded library": "export LD_PRELOAD=/usr/lib/libtorsocks.so",
+    "a preloaded library of macOS": "export DYLD_INSERT_LIBRARIES=/proxychains.dylib",
+    "a relative path of authorities": "export SSL_CERT_FILE=authority.pem",
+    "a relative folder of authorities": "export SSL_CERT_DIR=/etc/ssl:certificates",
+    "an address of another kind": f"export {ENDPOINT}=http://collector.example/",
+    "an address that was not agreed to": f"export {ENDPOINT}=http://127.0.0.1:1/",
+    "a proxy of another kind": "export ALL_PROXY=socks5://127.0.0.1:9",
+    "no home": "export HOME=",
+    "a home that is not there": "export HOME=/nowhere",
+    "not a project": "rm pyproject.toml",
+    "no answer": "rm .telemetry",
+    "a no": "echo consent: false >.telemetry; rm $OWN",
+    "more than a yes": "echo except: never >>.telemetry",
+    "a link": "mv .telemetry yes; ln -s yes .telemetry",
+    "a FIFO": "rm .telemetry; mkfifo .telemetry",
+    "a folder": "rm .telemetry; mkdir .telemetry",
+    "only the yes of the project": "rm $OWN",
+    "the own answer is no": "echo no >$OWN",
+    "an own yes to another address": "sed -i 's/track/other/' $OWN",
+    "an own yes to another version": "sed -i 's/version 2/version 1/' $OWN",
+    "an own yes that is a link": "mv $OWN yes; ln -s $PWD/yes $OWN",
+    "an own yes for another folder": 'mv "$OWN" "$FOLDER/$(echo x | sha256sum)"',
+    "an own folder for the group": "chmod g+w $FOLDER",
+    "an own folder for everybody": "chmod o+w $FOLDER",
+    "an own folder in the project": "mv $FOLDER .; export XDG_STATE_HOME=$PWD",
+    "a home that is the project": "mv $HOME/.local .; export HOME=$PWD",
+    "a link into the project": "mv $FOLDER own; ln -s $PWD/own $FOLDER",
 }
+AS_ROOT = {"an own folder of another user": "chown 12345 $FOLDER"}
+COMMANDS = """\
+import json, os, sys
+from pathlib import Path
+from kedro.framework.cli.cli import KedroCLI
+for folder, variables in json.loads(sys.argv[1]).items():
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(variables)
+    try:
+        KedroCLI(Path.cwd()).main(["--version"])
+    except SystemExit as end:
+        assert not end.code
+"""
 
 
-@pytest.mark.parametrize("name", OFF)
-def test_off_starts_no_process_and_opens_no_socket(
-    name: str, project: Path, env: dict[str, str], tmp_path: Path
+def test_off_starts_no_process_opens_no_socket_writes_no_file_and_prints_nothing(
+    env: dict[str, str], collector: support.Collector, tmp_path: Path
 ) -> None:
-    variables, prepare = OFF[name]
-    prepare(project)
-    done, found = strace.run(
-        tmp_path / "trace", KEDRO, "registry", "list", cwd=project, env=env | variables
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, PIPELINES, "")
-    (kedro,) = found  # one process, and it runs one program
-    assert [line[-2:] for line, _ in kedro.programs] == [["registry", "list"]]
-    assert kedro.internet == kedro.changes == []
+    """One process runs a command for each way. Without a way, the command sends."""
+    ways = WAYS_TO_BE_OFF | {"(on)": "true"} | (AS_ROOT if os.geteuid() == 0 else {})
+    projects = {}
+    for name, script in ways.items():
+        folder = tmp_path / name.replace(" ", "-")
+        project, home = folder / "project", folder / "home"
+        project.mkdir(parents=True)
+        support.make_bare_project(project)
+        own = support.agree(project, home, collector.url)
+        output = subprocess.check_output(
+            ["sh", "-c", f"set -e; {script}; env --null"],
+            cwd=project,
+            env={**env, "HOME": str(home), "OWN": str(own), "FOLDER": str(own.parent)},
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        variables = [line.partition("=") for line in output.split("\0") if line]
+        projects[str(project)] = {name: value for name, _, value in variables}
 
-
-@support.as_root
-def test_the_answer_of_another_user_is_off(
-    project: Path, env: dict[str, str], collector: support.Collector
-) -> None:
-    os.chown(project / ".telemetry", support.UNPRIVILEGED, -1)
-    done = support.kedro("registry", "list", cwd=project, env=env)
-    assert done.stdout == PIPELINES
-    assert collector.stays_silent()
-
-
-def test_off_outside_a_project(env: dict[str, str], tmp_path: Path, home: Path) -> None:
-    (tmp_path / ".telemetry").write_text("consent: true\n")
-    done, found = strace.run(tmp_path / "trace", KEDRO, "info", cwd=tmp_path, env=env)
+    line = [sys.executable, "-c", COMMANDS, json.dumps(projects)]
+    done, found = traced(tmp_path / "trace", *line, cwd=tmp_path, env=env)
     assert done.returncode == 0, done.stderr
-    (kedro,) = found
-    assert kedro.internet == kedro.changes == []
+    shown = set(done.stdout.splitlines())
+    assert (len(shown), done.stdout.count("\n")) == (1, len(ways)), done.stdout
+    assert done.stderr == ""
+
+    bad: dict[str, list[str]] = {}
+    (kedro, *_), name = found, ""
+    for call in kedro.calls:
+        if call.startswith(f'chdir("{tmp_path}'):
+            name = Path(call.split('"')[1]).parent.name
+        visible = call.startswith(("clone", "fork", "vfork", "socket"))
+        if name and (visible or strace.Process([call]).changes):
+            bad.setdefault(name, []).append(call)
+    assert bad.pop("(on)"), "what shows that each way makes the difference"
+    assert bad == {}
+    assert len(found) == 2  # the second is the sender
+    assert collector.connections == 1
 
 
-def test_a_run_that_is_off_starts_only_what_kedro_starts(
-    project: Path, env: dict[str, str], tmp_path: Path
-) -> None:
-    says("consent: false\n")(project)
-    line = [KEDRO, "run", "--pipeline=ds"]
-    done, found = strace.run(tmp_path / "trace", *line, cwd=project, env=env)
-    assert done.returncode == 0, done.stderr
-    programs = {Path(line[0]).name for process in found for line, _ in process.programs}
-    assert programs <= {"kedro", "git"}
-    assert [call for process in found for call in process.internet] == []
-    assert [call for process in found for call in process.changes] == []
-
-
-def test_shell_completion_is_off_whatever_the_command_is_called(
-    project: Path, env: dict[str, str], tmp_path: Path
-) -> None:
-    script = tmp_path / "kd"
-    script.write_text(Path(KEDRO).read_text())
-    script.chmod(0o755)
-    env |= {"COMP_WORDS": "kd reg", "COMP_CWORD": "1", "_KD_COMPLETE": "bash_complete"}
-    done, found = strace.run(tmp_path / "trace", str(script), cwd=project, env=env)
-    assert (done.stdout, done.stderr) == ("plain,registry\n", "")
-    (kedro,) = found
-    assert kedro.internet == kedro.changes == []
-
-
-def test_the_clone_of_a_tracked_answer_is_off(
-    project: Path, env: dict[str, str], collector: support.Collector, tmp_path: Path
-) -> None:
-    clone = tmp_path / "clone"
-    tracked(project)
-    git("add", ".", cwd=project)
-    git("commit", "--quiet", "--message=all", cwd=project)
-    git("clone", "--quiet", str(project), str(clone), cwd=tmp_path)
-    assert (clone / ".telemetry").read_text() == "consent: true\n"
-    assert support.kedro("registry", "list", cwd=clone, env=env).stdout == PIPELINES
-    assert collector.stays_silent()
-    git("rm", "--quiet", "--cached", ".telemetry", cwd=clone)
-    support.kedro("registry", "list", cwd=clone, env=env)  # the user's own again
-    collector.wait()
-
-
-@pytest.mark.parametrize("prepare", [nothing, no_answer])
+@pytest.mark.parametrize("answer", ["consent: true\n", ""])
 def test_a_preview_only_writes_to_standard_error(
-    prepare: Callable[[Path], None],
-    project: Path,
-    env: dict[str, str],
-    collector: support.Collector,
-    tmp_path: Path,
+    answer: str, project: Path, env: dict[str, str], home: Path, tmp_path: Path
 ) -> None:
-    prepare(project)
-    variables = {**env, plugin.PREVIEW_VARIABLE: "1"}
-    done, found = strace.run(
-        tmp_path / "trace", KEDRO, "registry", "list", cwd=project, env=variables
-    )
-    assert (done.returncode, done.stdout) == (0, PIPELINES)
-    assert f"POST {collector.url}\n" in done.stderr
+    (project / ".telemetry").write_text(answer)
+    support.own_file(project, home).unlink()
+    env[PREVIEW_VARIABLE] = "1"
+    line = [*KEDRO, "registry", "list"]
+    done, (kedro,) = traced(tmp_path / "trace", *line, cwd=project, env=env)
+    assert (done.returncode, done.stdout) == (0, "- __default__\n- de\n- ds\n\n")
+    assert f"POST {env[ENDPOINT]!r}\n" in done.stderr
     assert '"command":"kedro registry list"' in done.stderr
-    (kedro,) = found
+    assert "This event would not be sent: " in done.stderr
     assert kedro.internet == kedro.changes == []
 
 
 def test_status_changes_nothing(
     project: Path, env: dict[str, str], tmp_path: Path
 ) -> None:
-    line = [str(SCRIPTS / "kedro-telemetry"), "status"]
-    done, found = strace.run(tmp_path / "trace", *line, cwd=project, env=env)
+    done, found = traced(
+        tmp_path / "trace", str(SCRIPT), "status", cwd=project, env=env
+    )
     assert done.returncode == 1, "on"
     (status,) = found
     assert status.internet == status.changes == []
@@ -199,98 +169,94 @@ def test_status_changes_nothing(
 # --- On ---
 
 
-@pytest.mark.parametrize("arguments", [["run", "--pipeline=ds"], ["registry", "list"]])
 def test_only_the_sender_uses_the_network(
-    arguments: list[str],
-    project: Path,
-    env: dict[str, str],
-    collector: support.Collector,
-    home: Path,
-    tmp_path: Path,
+    project: Path, env: dict[str, str], home: Path, tmp_path: Path
 ) -> None:
-    others = {"AWS_SECRET_ACCESS_KEY": "x", "HTTP_PROXY": "http://127.0.0.1:9"}
-    variables = env | others | {"NO_PROXY": "a", "SSL_CERT_FILE": "ca.pem"}
-    line = [KEDRO, *arguments]
-    done, found = strace.run(tmp_path / "trace", *line, cwd=project, env=variables)
-    assert done.returncode == 0, done.stderr
-    assert len(collector.wait()) == 1
+    seen: dict[str, object] = {}
+    files: dict[int, str] = {}
+
+    def look(connection: socket.socket, collector: support.Collector) -> None:
+        collector.requests.append(support.read_request(connection))
+        (sender,) = support.senders()
+        seen.update(sender.as_dict(["cmdline", "cwd", "environ", "num_threads"]))
+        for file in Path(f"/proc/{sender.pid}/fd").iterdir():
+            files[int(file.name)] = os.readlink(file).partition(":")[0]
+        connection.sendall(support.OK)
+
+    allowed = dict.fromkeys(SENDER_VARIABLES, "127.0.0.1:9")
+    allowed |= {"SSL_CERT_FILE": "/authority.pem", "SSL_CERT_DIR": "/authorities"}
+    env |= {"HTTP_PROXY": "x", "AWS_SECRET_ACCESS_KEY": "x", "PYTHONWARNINGS": "all"}
+    with (
+        support.collecting(look) as collector,
+        open(project / "pyproject.toml") as secret,
+    ):
+        allowed[ENDPOINT] = collector.url
+        support.agree(project, home, collector.url)
+        line = [*KEDRO, "run", "--pipeline=ds"]
+        options = {"cwd": project, "env": env | allowed, "pass_fds": [secret.fileno()]}
+        done, found = traced(tmp_path / "trace", *line, **options)
+        assert done.returncode == 0, done.stderr
+        assert len(collector.events) == 1
 
     (sender,) = [process for process in found if process.is_sender]
     assert [process for process in found if process.internet] == [sender]
     assert len(sender.internet) == 1
-    assert [call for call in sender.calls if call.startswith('chdir("/")')]
+    # Its second thread is the timer.
+    expected = {"cmdline": support.SENDER, "cwd": "/", "num_threads": 2}
+    assert seen == expected | {"environ": allowed}
+    assert [files.pop(number) for number in range(3)] == ["pipe", *["/dev/null"] * 2]
+    assert list(files.values()) == ["socket"]
     assert sender.changes == []
-    assert [path for path in sender.opened if path.startswith(str(tmp_path))] == []
-    assert [path for path in sender.opened if path.startswith(str(home))] == []
-    ((_, environment),) = sender.programs
-    assert sorted(environment) == [
-        f"{plugin.ENDPOINT_VARIABLE}={collector.url}",
-        "NO_PROXY=a",
-        f"SSL_CERT_FILE={project / 'ca.pem'}",
-    ]
+    own = (str(tmp_path), str(home))
+    assert [path for path in sender.opened if path.startswith(own)] == []
+    # Signals of the terminal never reach it: it has its own session from its start.
+    calls = [call.partition("(")[0] for call in sender.calls]
+    assert "setsid" in calls[: calls.index("execve")]
 
-    salt = home / ".config" / "kedro" / plugin.salt_name()
+    salt = support.own_folder(home) / "salt"
     changes = [call for process in found for call in process.changes]
-    assert changes
-    assert [call for call in changes if f'"{home / ".config"}' not in call] == []
+    assert [call for call in changes if f'"{salt}"' not in call] == []
     assert salt.exists()
 
 
-def test_the_user_database_is_not_asked(
+def test_a_yes_makes_files_only_for_the_user_and_in_the_project(
     project: Path, env: dict[str, str], tmp_path: Path
 ) -> None:
-    del env["LOGNAME"]
-    line = [KEDRO, "registry", "list"]
-    _, found = strace.run(tmp_path / "trace", *line, cwd=project, env=env)
-    assert [process for process in found if process.is_sender]
-    opened = [path for process in found for path in process.opened]
-    assert str(project / ".telemetry") in opened
-    assert [path for path in opened if "passwd" in path or "libnss" in path] == []
-
-
-def test_the_command_does_not_wait_for_the_sender(
-    project: Path, env: dict[str, str]
-) -> None:
-    def silent(connection: socket.socket, collector: support.Collector) -> None:
-        collector.stopping.wait(20)
-
-    with support.collecting(silent) as collector:
-        variables = {**env, plugin.ENDPOINT_VARIABLE: collector.url}
-        done = support.kedro("info", cwd=project, env=variables)
-        assert done.returncode == 0
-        (sender,) = support.senders()  # the command has ended
-        end = time.monotonic() + 4
-        while not collector.connections and time.monotonic() < end:
-            time.sleep(0.02)
-        assert collector.connections == 1
-        assert sender.is_running()
-
-
-@pytest.mark.parametrize(("answer", "said"), [("n", "false"), ("y", "true")])
-def test_in_the_project_an_answer_only_writes_its_file(
-    answer: str, said: str, project: Path, env: dict[str, str], tmp_path: Path
-) -> None:
-    no_answer(project)
-    line = strace.command(tmp_path / "trace", KEDRO, "registry", "list")
+    """With a umask that protects nothing."""
+    (project / ".telemetry").unlink()
+    home = tmp_path / "home"
+    home.mkdir()
+    del env["LOGNAME"]  # the user database is not asked instead
+    line = strace.command(tmp_path / "trace", *KEDRO, "registry", "list")
     child = pexpect.spawn(
-        line[0],
-        line[1:],
+        "sh",
+        ["-c", 'umask 0; exec "$@"', "sh", *line],
         cwd=str(project),
-        env={**env, "PYTHONDONTWRITEBYTECODE": "1"},
+        env={**env, "HOME": str(home), "PYTHONDONTWRITEBYTECODE": "1"},
         timeout=60,
     )
     child.expect_exact("[y/N]")
-    child.sendline(answer)
+    child.sendline("y")
     child.expect(pexpect.EOF)
     child.close()
+    support.wait_for_senders()
+
+    folder, answer = support.own_folder(home), support.own_file(project, home)
+    made = {
+        home / ".local": 0o700,
+        home / ".local" / "state": 0o700,
+        folder: 0o700,
+        answer: 0o600,
+        folder / "salt": 0o600,
+        project / ".telemetry": 0o644,
+    }
+    assert {path: path.stat().st_mode & 0o777 for path in made} == made
+    assert sorted(home.rglob("*")) == sorted({*made} - {project / ".telemetry"})
     found = strace.processes(tmp_path / "trace")
-    assert (project / ".telemetry").read_text() == f"consent: {said}\n"
-    assert len([process for process in found if process.is_sender]) == (answer == "y")
-    kedro = found[0]
-    assert kedro.internet == []
-    written = [call for call in kedro.changes if f'"{project}' in call]
-    assert len(written) == 1
-    assert "O_EXCL" in written[0]
-    if answer == "n":
-        assert len(found) == 1
-        assert kedro.changes == written
+    changes = [call for process in found for call in process.changes]
+    names = tuple(f'"{path}"' for path in made)
+    assert [call for call in changes if not any(name in call for name in names)] == []
+    assert len([process for process in found if process.is_sender]) == 1
+    opened = [path for process in found for path in process.opened]
+    assert str(project / ".telemetry") in opened
+    assert [path for path in opened if "passwd" in path or "libnss" in path] == []
