@@ -126,7 +126,7 @@ def test_off_starts_no_process_opens_no_socket_writes_no_file_and_prints_nothing
     assert done.stderr == ""
 
     bad: dict[str, list[str]] = {}
-    (kedro, *_), name = found, ""
+    (kedro, *_), name = found, ""  # the others are the sender that is on
     for call in kedro.calls:
         if call.startswith(f'chdir("{tmp_path}'):
             name = Path(call.split('"')[1]).parent.name
@@ -135,7 +135,6 @@ def test_off_starts_no_process_opens_no_socket_writes_no_file_and_prints_nothing
             bad.setdefault(name, []).append(call)
     assert bad.pop("(on)"), "what shows that each way makes the difference"
     assert bad == {}
-    assert len(found) == 2  # the second is the sender
     assert collector.connections == 1
 
 
