@@ -76,8 +76,8 @@ git ls-files -z --cached --others --exclude-standard |
 # is the last line. Newer jsonschema and cryptography need more than Wine 8 has.
 wheels=$folder/wheels$short
 packages=(
-    kedro pytest pytest-timeout pytest-xdist hypothesis packaging psutil pyyaml trustme
-    'jsonschema<4.18' cryptography==41.0.7
+    coverage hypothesis kedro packaging psutil pytest pytest-timeout pytest-xdist pyyaml
+    trustme cryptography==41.0.7 'jsonschema<4.18'
     colorama exceptiongroup tomli tzdata
 )
 rm -f "$wheels"/kedro_telemetry-*
