@@ -68,7 +68,7 @@ def side_by_side(
     function: Callable[[Input], Result], inputs: Iterable[Input]
 ) -> list[Result]:
     """Call the function for all inputs at once: most of a sender's life is waiting."""
-    with ThreadPoolExecutor(16) as pool:
+    with ThreadPoolExecutor(24) as pool:
         return list(pool.map(function, inputs))
 
 
@@ -119,10 +119,10 @@ def request_bytes(url: str, event: bytes | None = None) -> bytes:
     event = event or event_bytes()
     host, _, path = url.partition("://")[2].partition("/")
     head = (
-        f"POST /{path} HTTP/1.1\nHost: {host}\n"
-        "User-Agent: kedro-telemetry/2.0.0+hardened\n"
-        f"Content-Type: application/json\nContent-Length: {len(event)}\n"
-        "Accept-Encoding: identity\nConnection: close\n\n"
+        f"POST /{path} HTTP/1.1\nAccept-Encoding: identity\n"
+        f"Content-Length: {len(event)}\nHost: {host}\n"
+        "Content-Type: application/json\n"
+        "User-Agent: kedro-telemetry/2.0.0+hardened\nConnection: close\n\n"
     )
     return head.replace("\n", "\r\n").encode() + event
 
