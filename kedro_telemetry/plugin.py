@@ -1,22 +1,21 @@
 """Opt-in usage telemetry for Kedro: the complete plugin, to be read downwards.
 
 1. Nothing is sent without two yeses: one in the project's file `.telemetry`, and the
-   user's own, in a folder of theirs. No project can bring the second one. It is for one
-   project folder, one address and one major version.
-2. A `kedro` command sends at most one event, when it ends: the fields in FIELDS, each
-   in its fixed format. The process that sends checks this (`build_event`).
-3. Each word of the command line that is not in COMMANDS or OPTIONS is masked.
-4. User and package names are hashed, with a secret salt that is new each month.
-5. Only the sender uses the network: a second process, which runs this file as far as
-   THE WALL. It is given one small message and a few environment variables. It posts
-   once, to one URL, and ends within five seconds.
-6. The `kedro` process never waits for the sender. An error in this file breaks no
-   command: the event, or its counts, are lost.
-7. Only answers and one salt are written: to `.telemetry` and to the user's own folder.
+   user's own, in a folder of the user. No project can bring that one. It is for one
+   path, one address and one major version of this plugin.
+2. A user who has not answered is asked before a command, if somebody can answer.
+3. A command sends at most one event, when it ends: the fields in FIELDS, each in its
+   fixed format, and nothing else. The sender checks this (`build_event`).
+4. Each word of the command line that is not in COMMANDS or OPTIONS is masked.
+5. User and package names are hashed, with a secret salt that is new each month.
+6. Only the sender uses the network. It is a second process, which runs this file as far
+   as THE WALL, and gets one small message and a few environment variables. It posts
+   once, to one URL, and ends 4.5 seconds after it begins.
+7. No command waits for the sender, or fails because of an error here.
+8. On disk are answers (in `.telemetry`, and in the user's folder) and one salt.
 
-Not protected against: code that runs as the user, and could send anything without this
-file. On Windows, the owner and the permissions of files are not checked.
-SECURITY.md names the tests for each of these points.
+Not protected against: code that runs as the user, and does not need this file to send
+anything. On Windows, the owner and the permissions of files are not checked.
 """
 
 from __future__ import annotations
@@ -77,26 +76,26 @@ COMMANDS = {
 }
 # All their options.
 OPTIONS = """
-    -H -V -a -c -d -e -f -g -h -i -j -lv -n -ns -o -p -r -s -t -tc -v -y
-    --alias --all --artifact-path --async --autoreload --await-registration-for
-    --base-image --browser --bucket-name --check-only --checkout --ci --ci-config-path
-    --code-path --code-paths --conda-env --conf-source --config --copy-mode
-    --destination --directory --docker-args --endpoint --env --example
-    --extra-pip-requirements --force --from-inputs --from-nodes --fs-args --group-by
-    --group-in-memory --help --host --ide --ignore-plugins --image --include-hooks
-    --include-previews --infer-input-example --infer-signature --input-file
-    --input-name --jinja-file --lite --load-file --load-version --load-versions
-    --model-name --name --namespace --namespaces --no-browser --no-ci --node --nodes
-    --only-missing-outputs --open --output-file --params --pip-requirements --pipeline
-    --pipelines --platform --port --project-path --region --registered-model-name
-    --reload --run-id --run-name --runner --runner-params --save-file --silent
-    --skip-config --starter --tag --tags --target-dir --telemetry --template --to-nodes
-    --to-outputs --tools --uid --verbose --version --with-spark --yes
+    -H -V -a -c -d -e -f -g -h -i -j -lv -n -ns -o -p -r -s -t -tc -v -y --alias --all
+    --artifact-path --async --autoreload --await-registration-for --base-image --browser
+    --bucket-name --check-only --checkout --ci --ci-config-path --code-path --code-paths
+    --conda-env --conf-source --config --copy-mode --destination --directory
+    --docker-args --endpoint --env --example --extra-pip-requirements --force
+    --from-inputs --from-nodes --fs-args --group-by --group-in-memory --help --host
+    --ide --ignore-plugins --image --include-hooks --include-previews
+    --infer-input-example --infer-signature --input-file --input-name --jinja-file
+    --lite --load-file --load-version --load-versions --model-name --name --namespace
+    --namespaces --no-browser --no-ci --node --nodes --only-missing-outputs --open
+    --output-file --params --pip-requirements --pipeline --pipelines --platform --port
+    --project-path --region --registered-model-name --reload --run-id --run-name
+    --runner --runner-params --save-file --silent --skip-config --starter --tag --tags
+    --target-dir --telemetry --template --to-nodes --to-outputs --tools --uid --verbose
+    --version --with-spark --yes
 """.split()
 
 
 def mask_command(args: Sequence[str]) -> str:
-    """Return the first words of a command line, with those masked that are not public.
+    """Return the first words of a command line. Those that are not public are masked.
 
     run --pipeline=ds -e prod   ->  kedro run --pipeline ***** -e *****
     run --client acme --async   ->  kedro run ***** ***** *****
@@ -108,7 +107,6 @@ def mask_command(args: Sequence[str]) -> str:
     command = "kedro"
     while words and words[0] in COMMANDS.get(command, "").split():
         command += f" {words.pop(0)}"
-
     shown = command.split()
     mask_rest = False
     for word in words:
@@ -117,19 +115,19 @@ def mask_command(args: Sequence[str]) -> str:
             shown += [option, MASK] if equals else [option]
         else:
             shown.append(MASK)
-            # After an unknown command or option, a public word could be a value.
-            mask_rest = mask_rest or word.startswith("-") or command in COMMANDS
+            # After an unknown option or command, what looks public can be a value.
+            is_unknown = word.startswith("-") or command in COMMANDS
+            mask_rest = mask_rest or (is_unknown and word != MASK)
     return " ".join(shown[:MAX_WORDS])
 
 
 # --- The event: all that is ever sent ---
 
-# Parts of the patterns below.
 TOOL = "Linting|Testing|Custom Logging|Documentation|Data Structure|PySpark|Kedro Viz"
 HASH = "[0-9a-f]{32}"
-COUNT = "[0-9]|[1-9][0-9]0{0,7}"  # two significant digits
+COUNT = "[0-9]|[1-9][0-9]0{0,7}"  # a number with at most two significant digits
 
-# Each field, and a pattern that its whole text must match. Counts are numbers.
+# Each field, and the pattern that its whole text must match. Only counts are numbers.
 # Adding a field requires a new major version, so that everybody is asked again.
 FIELDS = {
     "username": HASH,
@@ -150,10 +148,9 @@ FIELDS = {
 def build_event(message: bytes) -> bytes:
     """Return the event as it is sent, built anew from the fields in a JSON object.
 
-    The command is masked once more. A value that does not match its format is dropped,
-    and so is what is not in FIELDS. Raises an exception for anything else, or without a
-    command or user name. The sender calls it: so no mistake below THE WALL can add
-    anything to an event.
+    A value that does not match its format is dropped, and so is what is not in FIELDS.
+    Raises an exception for any other message, or without a command or a user name. The
+    sender calls this: no mistake below THE WALL can add a field or a word to an event.
     """
     values = json.loads(message)
     values["command"] = mask_command(values["command"].split(" ")[1:])
@@ -171,45 +168,40 @@ def build_event(message: bytes) -> bytes:
         "identity": properties["username"],
         "properties": properties,
     }
-    return json.dumps(event, separators=(",", ":")).encode()
+    return json.dumps(event).encode()
 
 
 # --- The request: where the event goes ---
 
-# Patterns. To compile one takes time, so only what is needed is compiled.
 HOST = r"[\w-]{1,63}(\.[\w-]{1,63})*"
-PORT = r"(?P<port>[1-9]\d{0,4})"
+PORT = r"(?!0)([1-5]?\d{1,4}|6[0-4]\d{3}|65[0-4]\d\d|655[0-2]\d|6553[0-5])"  # to 65535
 PATH = r"(/[\w/.~-]*)?"
-ENDPOINTS = (rf"http://127\.0\.0\.1:{PORT}{PATH}", rf"https://{HOST}(:{PORT})?{PATH}")
-ENDPOINT_FORMS = "http://127.0.0.1:PORT[/PATH] or https://HOST[:PORT][/PATH]"
-# urllib would use a proxy of another kind like this one, and show it the password. In
-# that, % encodes other characters.
-PROXY = rf"(http://)?([\w.~!$&*+%-]+:[\w.~!$&*+%-]+@)?{HOST}:{PORT}"
-
-
-def has_form(pattern: str, url: str) -> bool:
-    """Return whether this URL matches the pattern, and a request can be sent to it.
-
-    With at most 200 characters, no host is too long for DNS.
-    """
-    found = re.fullmatch(pattern, url, re.ASCII)
-    return bool(found and len(url) <= 200 and int(found["port"] or 443) <= 65535)
+HTTPS = rf"https://{HOST}(:{PORT})?{PATH}"
+LOOPBACK = rf"http://127\.0\.0\.1:{PORT}{PATH}"
+# urllib would speak to an https:// or socks5:// proxy without encryption as well.
+SECRET = r"[\w.~!$&*+%-]+"  # other characters are written with %
+PROXY = rf"(http://)?({SECRET}:{SECRET}@)?{HOST}:{PORT}"
+MAX_URL = 200  # characters: so no host is too long for DNS
 
 
 def endpoint() -> str:
     """Return the URL of the collector. Raises ValueError if it is refused."""
     url = environ.get(ENDPOINT_VARIABLE, DEFAULT_ENDPOINT)
-    if url != DEFAULT_ENDPOINT and not any(has_form(form, url) for form in ENDPOINTS):
-        raise ValueError(f"{ENDPOINT_VARIABLE} is not {ENDPOINT_FORMS}")
+    if url == DEFAULT_ENDPOINT:
+        return url  # to compile a pattern takes time
+    form = LOOPBACK if url.startswith("http:") else HTTPS
+    if len(url) > MAX_URL or not re.fullmatch(form, url, re.ASCII):
+        forms = "https://HOST[:PORT][/PATH] or http://127.0.0.1:PORT[/PATH]"
+        raise ValueError(f"{ENDPOINT_VARIABLE} is not {forms}")
     return url
 
 
 def find_proxies() -> dict[str, str]:
-    """Return the proxy for https, in urllib's form. Raises ValueError if refused."""
-    for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+    """Return the proxy for https, for urllib. Raises ValueError if it is refused."""
+    for name in "https_proxy HTTPS_PROXY all_proxy ALL_PROXY".split():
         proxy = environ.get(name)
         if proxy:
-            if not has_form(PROXY, proxy):
+            if len(proxy) > MAX_URL or not re.fullmatch(PROXY, proxy, re.ASCII):
                 raise ValueError(f"{name} is not [http://][USER:PASSWORD@]HOST:PORT")
             return {"https": "http://" + proxy.removeprefix("http://")}
     return {}
@@ -223,12 +215,12 @@ def send() -> None:
     event = build_event(sys.stdin.buffer.read(MAX_MESSAGE))
     agent = f"kedro-telemetry/{VERSION}"
     headers = {"Content-Type": "application/json", "User-Agent": agent}
-    # No other handlers: so no redirects, cookies, passwords or retries. The first obeys
-    # NO_PROXY, the last verifies the certificate.
     opener = request.OpenerDirector()
-    opener.add_handler(request.ProxyHandler(find_proxies()))
+    opener.add_handler(request.ProxyHandler(find_proxies()))  # obeys NO_PROXY
     opener.add_handler(request.HTTPHandler())
-    opener.add_handler(request.HTTPSHandler(context=ssl.create_default_context()))
+    context = ssl.create_default_context()  # verifies the certificate
+    opener.add_handler(request.HTTPSHandler(context=context))
+    # There are no other handlers: so no redirects, cookies, log-in or retries.
     post = request.Request(endpoint(), event, headers)
     opener.open(post, timeout=1.5)  # seconds, for each IP address of the collector
 
@@ -288,21 +280,27 @@ def write_file(path: str, data: bytes, mode: int, flag: int = os.O_TRUNC) -> Non
 MAX_CONSENT = 4096  # bytes
 PROJECT_YES = b"consent: true\n"
 PROJECT_NO = b"consent: false\n"
+ANSWERS = {"true": True, "True": True, "false": False, "False": False}
 
 
-def parse_consent(data: bytes, answer: str = "true") -> bool:
-    """Return whether this content of a `.telemetry` file is a yes (or this answer).
+def find_consent(data: bytes) -> bool | None:
+    """Return the answer in this content of a `.telemetry` file; None if it is unclear.
 
-    A yes is one line `consent: true` (or True) of printable ASCII. All other lines are
-    empty or comments. So a YAML reader loads {"consent": True} and nothing else.
+    All other lines are empty or comments, so a YAML reader loads only the same answer.
     """
     text = data.decode("latin-1").replace("\r\n", "\n")
     is_printable = data.isascii() and text.replace("\n", "").isprintable()
-    if len(data) > MAX_CONSENT or not is_printable:
-        return False
+    if not is_printable or len(data) > MAX_CONSENT:
+        return None
     lines = [line.rstrip(" ") for line in text.split("\n")]
     statements = [line for line in lines if line and not line.startswith("#")]
-    return statements in ([f"consent: {answer}"], [f"consent: {answer.title()}"])
+    name, _, value = "\n".join(statements).partition(": ")
+    return ANSWERS.get(value) if name == "consent" else None
+
+
+def parse_consent(data: bytes) -> bool:
+    """Return whether this content of a `.telemetry` file is a yes."""
+    return find_consent(data) is True
 
 
 # --- The user's own answer: a file for each project, in their own folder ---
@@ -316,7 +314,7 @@ def own_yes() -> bytes:
 
 
 def own_folder() -> str:
-    """Return this user's folder for answers and salt, made or not. Raises OSError."""
+    """Return this user's folder, which may not exist yet. Raises OSError: no home."""
     variable = "LOCALAPPDATA" if sys.platform == "win32" else "HOME"
     home = environ.get(variable, "")
     if not isabs(home) or not isdir(home):
@@ -337,28 +335,27 @@ def own_file(project: str) -> str:
 
 
 def check_own_folder(folder: str, project: str) -> None:
-    """Raise OSError unless the own folder is trusted and can be written, or made."""
+    """Raise OSError unless this folder is the user's only, or can be made so."""
     if join(realpath(folder), "").startswith(join(project, "")):
         raise OSError(f"your own folder is inside the project: {folder!r}")
     existing = folder
     while not isdir(existing):
         existing = dirname(existing)
     if not os.access(existing, os.W_OK):
-        raise OSError(f"your own folder cannot be written: {existing!r}")
+        raise OSError(f"you cannot write to {existing!r}")
     if sys.platform != "win32":
         found = os.stat(existing)
         is_shared = existing == folder and found.st_mode & 0o022
         if is_shared or found.st_uid != os.geteuid():
-            raise OSError(f"this is not yours only: {existing!r}")
+            raise OSError(f"others own {existing!r}, or can write to it")
 
 
 def write_own_answer(project: str, answer: bytes) -> None:
-    """Save the user's own answer. New folders are for them only. Raises OSError."""
-    check_own_folder(own_folder(), project)
+    """Save the user's own answer, in a checked folder. New folders are theirs only."""
     own = own_file(project)
-    for path in reversed(Path(own).parents):
-        if not path.is_dir():
-            path.mkdir(0o700)
+    for folder in reversed(Path(own).parents):
+        if not folder.is_dir():
+            folder.mkdir(0o700)
     write_file(own, answer, 0o600)
 
 
@@ -366,43 +363,39 @@ def write_own_answer(project: str, answer: bytes) -> None:
 
 COMPLETING = "shell completion is running"
 PROJECT_SAYS_NO = "`.telemetry` says no"
-NOT_ANSWERED = "you have not agreed to this address here: kedro-telemetry allow"
+NOT_ANSWERED = "you have not agreed to this address here (kedro-telemetry allow)"
 
 
 def why_off(project: str | None) -> str | None:
-    """Return why no event is sent from this project folder, or None. Changes nothing.
-
-    The letters are the rows of the table in SECURITY.md. An exception counts as off.
-    """
-    for name in ("DO_NOT_TRACK", "KEDRO_DISABLE_TELEMETRY", "CI"):  # a
+    """Return the first reason why nothing is sent from this project folder, or None."""
+    for name in ("DO_NOT_TRACK", "KEDRO_DISABLE_TELEMETRY", "CI"):
         if environ.get(name):
             return f"the environment variable {name} is set"
-    for name in environ:  # b
-        if name.endswith("_COMPLETE") and name.startswith("_") and environ[name]:
+    for name in environ:
+        if name.startswith("_") and name.endswith("_COMPLETE"):
             return COMPLETING
-    if project is None:  # c
+    if project is None:
         return "not in a Kedro project"
-    project_agrees, own_answer = False, b""
+    consent, own_answer = None, b""
     try:
-        check_sender()  # d
+        check_sender()
         with suppress(FileNotFoundError):
-            data = read_file(join(project, ".telemetry"))
-            project_agrees = parse_consent(data)
-            if parse_consent(data, "false"):  # e
-                return PROJECT_SAYS_NO
-            if not project_agrees:  # e
-                return "`.telemetry` is not understood: write exactly `consent: true`"
+            consent = find_consent(read_file(join(project, ".telemetry")))
+            if consent is None:
+                return "`.telemetry` is unclear: write exactly `consent: true`"
+        if consent is False:
+            return PROJECT_SAYS_NO
         own = own_file(project)
         check_own_folder(dirname(own), project)
         with suppress(FileNotFoundError):
             own_answer = read_file(own)
     except (OSError, ValueError) as error:
         return str(error)
-    if own_answer == OWN_NO:  # f
+    if own_answer == OWN_NO:
         return "your own answer is no (to change it: kedro-telemetry allow)"
-    if project_agrees and own_answer == own_yes():  # g
+    if consent and own_answer == own_yes():
         return None
-    return NOT_ANSWERED  # h, i: the only reason to ask
+    return NOT_ANSWERED  # the only reason to ask
 
 
 def check_sender() -> None:
@@ -410,13 +403,13 @@ def check_sender() -> None:
     if not sys.executable or hasattr(sys, "frozen") or not os.path.isfile(__file__):
         raise ValueError("there is no Python interpreter, or no plugin.py, to start")
     # Debuggers and profilers that make each process that Python starts run their code.
-    for name in ("debugpy", "pydevd", "_pydevd_bundle", "viztracer", "scalene"):
+    for name in "debugpy pydevd _pydevd_bundle viztracer scalene".split():
         if name in sys.modules:
             raise ValueError(f"{name} would run in the sender, too")
-    # What these load, for instance to redirect the network, would not reach the sender.
+    # What these load, for instance to redirect the network, the sender does not load.
     for name in ("LD_PRELOAD", "DYLD_INSERT_LIBRARIES"):
         if environ.get(name):
-            raise ValueError(f"{name} would not apply to the sender")
+            raise ValueError(f"{name} is not given to the sender")
     for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):  # the sender runs in another folder
         paths = environ.get(name)
         if paths and not all(map(isabs, paths.split(os.pathsep))):
@@ -425,55 +418,26 @@ def check_sender() -> None:
     find_proxies()
 
 
+def describe(reason: str | None) -> str:
+    """Return whether events are sent, with this reason why not, and the address."""
+    state = "on" if reason is None else f"off: {reason}"
+    address = environ.get(ENDPOINT_VARIABLE, DEFAULT_ENDPOINT)
+    return f"Telemetry is {state}.\naddress     {address!r}"
+
+
 # --- The question ---
 
 ANSWER_SECONDS = 30  # except on Windows
+FROM_PROJECT = "`.telemetry` says yes, but it may have come with the project. So:\n"
 QUESTION = """\
 May kedro commands here send usage data to {url}?
 One event each: the command with its values masked, hashes of user and package
-name, versions of Kedro, Python and this plugin, operating system, project tools,
-example pipeline or not, counts of datasets, nodes and pipelines. The server also
-sees your IP address. Preview: KEDRO_TELEMETRY_PREVIEW=1 kedro info
+name, versions of Kedro, Python and this plugin, operating system, project
+tools, example pipeline or not, numbers of datasets, nodes and pipelines. The
+server also sees your IP address. KEDRO_TELEMETRY_PREVIEW=1 shows an event.
 Saved in {folder!r}, and in .telemetry if there is none
 To undo: kedro-telemetry deny. Send these events? Enter means no. [y/N] """
 TOO_LATE = "\nNo answer in time counts as no. To change it: kedro-telemetry allow\n"
-
-
-def can_ask(project: str) -> bool:
-    """Return whether somebody can answer here, and the project can keep the answer."""
-    if not (sys.stdin.isatty() and sys.stdout.isatty() and sys.stderr.isatty()):
-        return False
-    if sys.platform != "win32" and os.tcgetpgrp(sys.stdin.fileno()) != os.getpgrp():
-        return False  # a background job
-    return lexists(join(project, ".telemetry")) or os.access(project, os.W_OK)
-
-
-def ask(project: str) -> None:
-    """Ask whether events may be sent, and save the answer."""
-    discard_input()  # what was typed before the question
-    if lexists(join(project, ".telemetry")):
-        sys.stderr.write("`.telemetry` says yes, but may have come with the project:\n")
-    sys.stderr.write(QUESTION.format(url=endpoint(), folder=own_folder()))
-    sys.stderr.flush()
-    try:
-        line = read_line()
-        if line is None:
-            discard_input()  # half a line, which would go to the shell
-            sys.stderr.write(TOO_LATE)
-            if why_off(project) == NOT_ANSWERED:  # not even in another terminal
-                write_own_answer(project, OWN_NO)
-        elif line.endswith("\n"):  # and not the end of input
-            agreed = line.strip().lower() in ("y", "yes")
-            write_own_answer(project, own_yes() if agreed else OWN_NO)
-            consent = PROJECT_YES if agreed else PROJECT_NO
-            with suppress(FileExistsError):  # it is not changed by an answer
-                write_file(join(project, ".telemetry"), consent, 0o644, os.O_EXCL)
-    except OSError as error:
-        sys.stderr.write(f"Your answer could not be saved: {error}\n")
-    except KeyboardInterrupt:  # Kedro would show a traceback
-        sys.stderr.write("\n")
-        sys.exit(130)
-
 
 if sys.platform == "win32":
     import msvcrt
@@ -493,18 +457,55 @@ else:
         termios.tcflush(sys.stdin, termios.TCIFLUSH)
 
     def read_line() -> str | None:
-        """Return a line and its newline; less if input ends; None if time is over."""
+        """Return a line with its newline; less if input ends; None if time is over."""
         end = time.monotonic() + ANSWER_SECONDS
         line = b""
         while not line.endswith(b"\n"):
             seconds = max(0, end - time.monotonic())
             if not select.select([sys.stdin], [], [], seconds)[0]:
                 return None
-            part = os.read(sys.stdin.fileno(), 4096)  # a terminal gives a whole line
+            part = os.read(sys.stdin.fileno(), 4096)  # a line, if not in raw mode
             if not part:
                 break
             line += part.replace(b"\r", b"\n")
         return line.decode("latin-1")
+
+
+def can_ask(project: str) -> bool:
+    """Return whether somebody can answer here, and the project can keep the answer."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty() and sys.stderr.isatty()):
+        return False
+    if sys.platform != "win32" and os.tcgetpgrp(sys.stdin.fileno()) != os.getpgrp():
+        return False  # a background job
+    return lexists(join(project, ".telemetry")) or os.access(project, os.W_OK)
+
+
+def ask(project: str) -> None:
+    """Ask whether events may be sent, and save the answer."""
+    discard_input()  # what was typed before the question
+    if lexists(join(project, ".telemetry")):
+        sys.stderr.write(FROM_PROJECT)
+    sys.stderr.write(QUESTION.format(url=endpoint(), folder=own_folder()))
+    sys.stderr.flush()
+    try:
+        line = read_line()
+        if line is None:
+            discard_input()  # what was typed without Enter would go to the shell
+            sys.stderr.write(TOO_LATE)
+            if why_off(project) == NOT_ANSWERED:  # still, also in other terminals
+                write_own_answer(project, OWN_NO)
+        elif line.endswith("\n"):  # else the input has ended
+            agreed = line.strip().lower() in ("y", "yes")
+            consent = PROJECT_YES if agreed else PROJECT_NO
+            with suppress(FileExistsError):  # that file is not changed
+                write_file(join(project, ".telemetry"), consent, 0o644, os.O_EXCL)
+            # Last, so that a yes counts only if both could be saved.
+            write_own_answer(project, own_yes() if agreed else OWN_NO)
+    except OSError as error:
+        sys.stderr.write(f"Your answer could not be saved: {error}\n")
+    except KeyboardInterrupt:  # Kedro would show a traceback
+        sys.stderr.write("\n")
+        sys.exit(130)
 
 
 # --- The message: the values of the fields ---
@@ -515,13 +516,10 @@ def is_preview() -> bool:
 
 
 def find_salt() -> bytes:
-    """Return this month's salt, which is stored as the month (UTC) and 64 hex digits.
-
-    A new one replaces another month's, except in a preview or if it cannot be stored.
-    """
+    """Return this month's salt. A new one is stored, with the month, as hex digits."""
     month = time.strftime("%Y-%m", time.gmtime())
     salt = os.urandom(32)
-    with suppress(OSError):
+    with suppress(OSError):  # then it is for this event only
         path = join(own_folder(), "salt")
         with suppress(OSError, ValueError):
             stored_month, digits = read_file(path).decode().split()
@@ -534,7 +532,7 @@ def find_salt() -> bytes:
 
 def login_name() -> str:
     """Return the name in the environment, or else the user's number. No look-up."""
-    for variable in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+    for variable in "LOGNAME USER LNAME USERNAME".split():
         if environ.get(variable):
             return environ[variable]
     if sys.platform == "win32":
@@ -553,7 +551,7 @@ def count_objects(run_params: Any, catalog: Any) -> dict[str, int]:
     names = catalog.keys() if hasattr(catalog, "keys") else catalog.list()
     datasets = [n for n in names if n != "parameters" and not n.startswith("params:")]
     counts = {"number_of_datasets": len(datasets)}
-    # A run that selects pipelines (one, before Kedro 1.0) may have loaded no others.
+    # A run that selects pipelines may have loaded no others. Kedro 0 selects only one.
     if not run_params.get("pipeline_names") and not run_params.get("pipeline_name"):
         from kedro.framework.project import pipelines
 
@@ -562,7 +560,7 @@ def count_objects(run_params: Any, catalog: Any) -> dict[str, int]:
     return {name: int(float(f"{count:.2g}")) for name, count in counts.items()}
 
 
-def build_message(command: str, metadata: Any, counts: dict[str, int]) -> bytes:
+def build_message(command: str, metadata: Any, counts: Any) -> bytes:
     """Return the fields of an event as JSON. `metadata` is Kedro's ProjectMetadata."""
     salt = find_salt()
     package = getattr(metadata, "package_name", None)
@@ -577,7 +575,7 @@ def build_message(command: str, metadata: Any, counts: dict[str, int]) -> bytes:
         "python_version": f"3.{sys.version_info.minor}",
         "os": sys.platform if sys.platform in ("linux", "darwin", "win32") else "other",
         "tools": ", ".join(tool for tool in TOOL.split("|") if f"'{tool}'" in tools),
-        "example_pipeline": example[:6],  # more can only be wrong
+        "example_pipeline": example[:6],  # longer text is wrong anyway
         **counts,
     }
     return json.dumps(values).encode()
@@ -585,13 +583,14 @@ def build_message(command: str, metadata: Any, counts: dict[str, int]) -> bytes:
 
 # --- Starting the sender ---
 
-senders: list[Any] = []  # that may not have been reaped yet
+senders: list[Any] = []  # that were started, and may still run
 
-# The sender's whole environment, besides the address. With the last three, some Linux
-# systems, macOS and Windows find the libraries of Python.
+# The sender's environment, besides the address. Without those in the last line, Python
+# does not find its libraries on some Linux systems, on macOS, and on Windows.
 SENDER_VARIABLES = """
     HTTPS_PROXY https_proxy ALL_PROXY all_proxy NO_PROXY no_proxy
-    SSL_CERT_FILE SSL_CERT_DIR LD_LIBRARY_PATH DYLD_LIBRARY_PATH SYSTEMROOT
+    SSL_CERT_FILE SSL_CERT_DIR
+    LD_LIBRARY_PATH DYLD_LIBRARY_PATH SYSTEMROOT
 """.split()
 
 
@@ -605,13 +604,9 @@ def start_sender(message: bytes) -> None:
             """Do not warn that the process still runs."""
 
     environment = {n: environ[n] for n in SENDER_VARIABLES if environ.get(n)}
-    # Never empty: a tracing library that replaces Popen may take {} for everything.
-    environment[ENDPOINT_VARIABLE] = endpoint()
-    flags = 0
-    if sys.platform == "win32":
-        flags = subprocess.CREATE_NO_WINDOW
+    environment[ENDPOINT_VARIABLE] = endpoint()  # so it is not empty: that can mean all
     senders[:] = [sender for sender in senders if sender.poll() is None]  # reaps them
-    sender = Sender(
+    sender: Any = Sender(
         [sys.executable, "-I", "-S", "-B", os.path.abspath(__file__)],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
@@ -619,24 +614,23 @@ def start_sender(message: bytes) -> None:
         cwd=os.sep,
         env=environment,
         start_new_session=True,  # so signals of the terminal do not reach it
-        creationflags=flags,
+        creationflags=0x08000000 if sys.platform == "win32" else 0,  # no window
     )
     senders.append(sender)
-    assert sender.stdin  # for the type checker: it is a pipe
     with sender.stdin as pipe:
         pipe.write(message)
 
 
-# --- The hooks, which Kedro calls. It does not guard them against errors ---
+# --- The hooks ---
 
 
 def decide(metadata: Any, may_ask: bool = False) -> str | None:
-    """Return why no event is sent, or None. First do what follows from the reason."""
+    """Return why no event is sent, or None. May ask the user, or end their own yes."""
     project = metadata and realpath(metadata.project_path)
     reason = why_off(project)
     if is_preview():
         return reason
-    if reason == PROJECT_SAYS_NO:  # it ends the user's own yes
+    if reason == PROJECT_SAYS_NO:  # so a file with a yes that comes back is no yes
         with suppress(FileNotFoundError):
             if read_file(own_file(project)) != OWN_NO:
                 os.unlink(own_file(project))
@@ -647,6 +641,7 @@ def decide(metadata: Any, may_ask: bool = False) -> str | None:
 
 
 class TelemetryHook:
+    # Kedro does not guard its hooks: an error that escapes would end the command.
     command = ""  # what runs, masked. Empty if no event can be sent
 
     @HookimplMarker("kedro_cli")
@@ -655,7 +650,7 @@ class TelemetryHook:
         with suppress(Exception):  # an error means that nothing is sent
             self.metadata = project_metadata  # None outside of a project
             self.process_id = os.getpid()
-            self.counts: dict[str, int] = {}
+            self.counts: Any = {}
             reason = decide(project_metadata, may_ask=True)
             if reason is None or (is_preview() and reason != COMPLETING):
                 self.command = mask_command(command_args)
@@ -676,15 +671,11 @@ class TelemetryHook:
                 reason = decide(self.metadata)
                 if reason is None or is_preview():
                     message = build_message(command, self.metadata, self.counts)
-                    preview(message, reason) if is_preview() else start_sender(message)
-
-
-def preview(message: bytes, reason: str | None) -> None:
-    """Show the event and its address, and whether and why it would be sent."""
-    state = f"would not be sent: {reason}" if reason else "would be sent"
-    url = environ.get(ENDPOINT_VARIABLE, DEFAULT_ENDPOINT)
-    sys.stderr.write(f"Preview: nothing is sent. This event {state}.\n")
-    sys.stderr.write(f"POST {url!a}\n{build_event(message).decode()}\n")
+                    if is_preview():
+                        sys.stderr.write(f"Preview only.\n{describe(reason)}\n")
+                        sys.stderr.write(f"{build_event(message).decode()}\n")
+                    else:
+                        start_sender(message)
 
 
 telemetry_hook = TelemetryHook()
@@ -721,10 +712,8 @@ KEDRO_TELEMETRY_PREVIEW=1 kedro info shows an event without sending it."""
 
 def find_project() -> str | None:
     """Return the project folder, as `kedro` would find it from here, or None."""
-    folders = [Path.cwd(), *Path.cwd().parents]
-    if kedro_version.startswith("0.18."):  # it looks only in the current folder
-        del folders[1:]
-    for folder in folders:
+    last = 1 if kedro_version.startswith("0.18.") else None  # it looks only here
+    for folder in [Path.cwd(), *Path.cwd().parents][:last]:
         with suppress(OSError, ValueError):  # no such file, or not one that Kedro reads
             path = realpath(folder / "pyproject.toml")
             if "[tool.kedro]" in read_file(path).decode():
@@ -737,11 +726,10 @@ def show_status(project: str | None) -> bool:
     reason = why_off(project)
     if reason is None and is_preview():
         reason = f"the environment variable {PREVIEW_VARIABLE} is set"
-    text = f"Telemetry is off: {reason}.\n" if reason else "Telemetry is on.\n"
-    text += f"address     {environ.get(ENDPOINT_VARIABLE, DEFAULT_ENDPOINT)!r}\n"
+    text = describe(reason)
     with suppress(OSError):  # without a home
-        text += f"own folder  {own_folder()!r}\n"
-    text += f"plugin.py   {os.path.abspath(__file__)!r}"
+        text += f"\nown folder  {own_folder()!r}"
+    text += f"\nplugin.py   {os.path.abspath(__file__)!r}"
     try:
         print(text.encode("ascii", "backslashreplace").decode(), flush=True)
     except OSError:  # a pipe is closed. Python would try again, and fail, at its end
@@ -750,11 +738,13 @@ def show_status(project: str | None) -> bool:
 
 
 def allow(project: str) -> None:
-    """Save both yeses. Raises OSError or ValueError."""
-    write_own_answer(project, own_yes())
+    """Save both yeses, the user's own last. Raises OSError or ValueError."""
     path = join(project, ".telemetry")
+    answer = own_yes()
+    check_own_folder(own_folder(), project)
     if not lexists(path) or not parse_consent(read_file(path)):
         write_file(path, PROJECT_YES, 0o644)
+    write_own_answer(project, answer)
 
 
 def deny(project: str) -> None:
@@ -779,10 +769,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return int(show_status(project))
         if project is None:
             raise ValueError("not in a Kedro project")
-        allow(project) if action == "allow" else deny(project)
+        save_answer = allow if action == "allow" else deny
+        save_answer(project)
         show_status(project)
         return 0
     except Exception as error:
-        problems = f"{error} {error.__context__ or ''}".strip()  # `deny` can have two
+        problems = f"{error} {error.__context__ or ''}"  # `deny` can have two
         sys.stderr.write(f"kedro-telemetry: {problems}\nChange this, and try again.\n")
         return 2

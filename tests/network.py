@@ -111,7 +111,7 @@ def event_bytes(properties: dict[str, object] = PROPERTIES) -> bytes:
         "identity": properties["username"],
         "properties": properties,
     }
-    return json.dumps(event, separators=(",", ":")).encode()
+    return json.dumps(event).encode()
 
 
 def request_bytes(url: str, event: bytes | None = None) -> bytes:

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pexpect
 import pytest
 import support
-
-from kedro_telemetry import plugin
+from network import ENDPOINT
+from support import own_file, own_folder
 
 if sys.platform == "win32":
     pytest.skip(
-        "NOT TESTED HERE: needs FIFOs and locales of POSIX", allow_module_level=True
+        "NOT TESTED HERE: needs FIFOs and locales of Unix", allow_module_level=True
     )
 
-SCRIPT = str(Path(sys.executable).parent / "kedro-telemetry")
+SCRIPT = str(Path(sys.executable).with_name("kedro-telemetry"))
 
 
 def run(*line: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -42,18 +40,40 @@ def run(*line: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[
 
 
 def command(
-    *arguments: str, cwd: Path, **variables: str
+    action: str, cwd: Path, **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    return run(SCRIPT, *arguments, cwd=cwd, **variables)
+    return run(SCRIPT, *action.split(), cwd=cwd, **variables)
+
+
+# --- Exit statuses ---
+
+
+def test_the_exit_status_is_0_for_off_1_for_on_2_for_an_error(
+    project: Path, env: dict[str, str], tmp_path: Path
+) -> None:
+    def status(action: str, cwd: Path = project, **variables: str) -> int:
+        return command(action, cwd, **env, **variables).returncode
+
+    assert status("status") == 1
+    assert status("status", DO_NOT_TRACK="1") == 0
+    assert status("status", KEDRO_TELEMETRY_PREVIEW="1") == 0
+    assert [status(action) for action in ("deny", "status")] == [0, 0]
+    assert [status(action) for action in ("allow", "status")] == [0, 1]
+    assert [status(action) for action in ("", "on")] == [2, 2]
+    outside = [status(action, tmp_path) for action in ("status", "allow", "deny")]
+    assert outside == [0, 2, 2]
+    gone = f"mkdir gone; cd gone; rmdir ../gone; exec {SCRIPT} status"
+    assert run("sh", "-c", gone, cwd=tmp_path).returncode == 2
 
 
 @pytest.mark.parametrize("redirection", ["2>&1 | true", ">/dev/full 2>&1", ">&- 2>&-"])
 def test_a_broken_output_does_not_change_the_exit_status(
-    project: Path, tmp_path: Path, redirection: str
+    project: Path, env: dict[str, str], tmp_path: Path, redirection: str
 ) -> None:
     def status(action: str, folder: Path) -> int:
         line = f"{SCRIPT} {action} {redirection}; exit ${{PIPESTATUS[0]}}"
-        return run("bash", "-c", line, cwd=folder, PYTHONUNBUFFERED="").returncode
+        variables = {ENDPOINT: env[ENDPOINT], "PYTHONUNBUFFERED": ""}
+        return run("bash", "-c", line, cwd=folder, **variables).returncode
 
     assert status("status", project) == 1
     assert status("deny", project) == 0
@@ -61,21 +81,7 @@ def test_a_broken_output_does_not_change_the_exit_status(
     assert status("deny", tmp_path) == 2  # not a project
 
 
-def test_the_exit_status_is_0_for_off_1_for_on_2_for_an_error(
-    project: Path, tmp_path: Path
-) -> None:
-    assert command("status", cwd=project).returncode == 1
-    assert command("deny", cwd=project).returncode == 0
-    assert command("status", cwd=project).returncode == 0
-    assert command("allow", cwd=project).returncode == 0
-    assert (project / ".telemetry").stat().st_mode & 0o7777 == 0o644
-    assert command("status", cwd=project).returncode == 1
-    assert command("status", cwd=project, DO_NOT_TRACK="1").returncode == 0
-    assert command("status", cwd=tmp_path).returncode == 0
-    assert command("allow", cwd=tmp_path).returncode == 2
-    assert command("forget", cwd=tmp_path).returncode == 0
-    assert command(cwd=project).returncode == 2
-    assert command("on", cwd=project).returncode == 2
+# --- What it finds ---
 
 
 def test_status_in_a_subfolder_finds_the_project_as_kedro_does(
@@ -83,13 +89,13 @@ def test_status_in_a_subfolder_finds_the_project_as_kedro_does(
 ) -> None:
     """Kedro 0.18 looks for the project only in the current folder."""
     subfolder = project / "src" / "acme"
-    status = command("status", cwd=subfolder)
+    status = command("status", subfolder, **env)
     support.kedro("--version", cwd=subfolder, env=env)
     if support.KEDRO_018:
-        assert "off: not in a Kedro project" in status.stdout
+        assert status.returncode == 0
         assert collector.stays_silent()
     else:
-        assert status.stdout.startswith("Telemetry is on: ")
+        assert status.returncode == 1
         collector.wait()
 
 
@@ -98,90 +104,27 @@ def test_status_on_a_terminal_does_not_ask(project: Path) -> None:
     child = pexpect.spawn(SCRIPT, ["status"], cwd=str(project), encoding="utf-8")
     child.expect(pexpect.EOF)
     child.close()
-    shown = child.before or ""
-    assert "off: no answer is saved" in shown
-    assert "interactive" not in shown, "it is"
-    assert "[y/N]" not in shown
-    assert not (project / ".telemetry").exists()
+    assert "kedro-telemetry allow" in (child.before or "")
+    assert "[y/N]" not in (child.before or "")
     assert child.exitstatus == 0
 
 
-def fifo(path: Path) -> None:
-    os.mkfifo(path)
-
-
-def endless(path: Path) -> None:
-    path.symlink_to("/dev/zero")
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="NOT TESTED HERE: needs prlimit")
-@pytest.mark.parametrize("make", [fifo, endless])
+@pytest.mark.parametrize("make", ["mkfifo {}", "ln -s /dev/zero {}"])
 def test_a_fifo_or_endless_pyproject_does_not_block_status(
-    make: Callable[[Path], None], project: Path
+    make: str, project: Path
 ) -> None:
-    (project / "pyproject.toml").unlink()
-    make(project / "pyproject.toml")
-    line = ["prlimit", f"--as={2**30}", SCRIPT, "status"]
-    done = run(*line, cwd=project)
-    assert done.stdout.startswith("Telemetry is off: not in a Kedro project")
-    assert done.returncode == 0
+    file = "pyproject.toml"
+    (project / file).unlink()
+    line = f"{make.format(file)}; exec prlimit --as={2**30} {SCRIPT} status"
+    done = run("sh", "-c", line, cwd=project)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "off: not in a Kedro project" in done.stdout
 
 
-def test_an_answer_that_cannot_be_saved_is_an_error(project: Path) -> None:
-    (project / ".telemetry").unlink()
-    user = support.unprivileged()
-    project.chmod(0o555)
-    done = run(*user, SCRIPT, "allow", cwd=project)
-    project.chmod(0o755)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert f"cannot write {project / '.telemetry'}: Permission denied" in done.stderr
-    assert "usage" not in done.stderr
-    assert not (project / ".telemetry").exists()
-
-
-def test_a_salt_that_cannot_be_deleted_is_an_error(home: Path) -> None:
-    salt = home / ".config" / "kedro" / plugin.salt_name()
-    salt.parent.mkdir(parents=True)
-    salt.touch()
-    user = support.unprivileged(home)
-    salt.parent.chmod(0o555)
-    done = run(*user, SCRIPT, "forget", cwd=home)
-    salt.parent.chmod(0o755)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert f"cannot delete {salt}: Permission denied. Check" in done.stderr
-
-
-@pytest.mark.parametrize(
-    "locale",
-    [
-        {"PYTHONIOENCODING": "cp1252"},
-        {"LC_ALL": "C"},
-        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
-    ],
-)
-def test_every_action_works_in_any_locale(
-    locale: dict[str, str], project: Path, tmp_path: Path
-) -> None:
-    named = project.rename(tmp_path / "\u0141ukasz \x1b[31m\udcff")
-    salt = named / ".config" / "kedro" / "telemetry.salt"
-    salt.parent.mkdir(parents=True)
-    salt.touch()
-    variables = {**locale, "HOME": str(named)}
-    status = command("status", cwd=named, **variables)
-    assert status.returncode == 1
-    assert re.fullmatch(r"SHA-256 +[0-9a-f]{64}", status.stdout.splitlines()[4])
-    saved = command("deny", cwd=named, **variables)
-    forgotten = command("forget", cwd=named, **variables)
-    assert (saved.returncode, saved.stderr) == (0, "")
-    assert (forgotten.returncode, forgotten.stderr) == (0, "")
-    assert not salt.exists()
-    (named / ".telemetry").unlink()
-    (named / ".telemetry").mkdir()
-    failed = command("deny", cwd=named, **variables)
-    assert failed.returncode == 2
-    for text in (status.stdout, saved.stdout, forgotten.stdout, failed.stderr):
-        assert "ukasz" in text
-        assert "\x1b" not in text
+def test_the_default_address_is_shown(project: Path) -> None:
+    done = run("env", "-u", ENDPOINT, SCRIPT, "status", cwd=project)
+    assert "https://heapanalytics.com/api/track" in done.stdout
 
 
 def test_a_package_in_an_archive_is_off(
@@ -191,16 +134,18 @@ def test_a_package_in_an_archive_is_off(
         for name in ("__init__.py", "plugin.py"):
             archive.write(support.PLUGIN.with_name(name), f"kedro_telemetry/{name}")
     env["PYTHONPATH"] = f"{tmp_path / 'plugin.zip'}{os.pathsep}{env['PYTHONPATH']}"
-    status = command("status", cwd=project, **env)
-    assert status.stdout.startswith("Telemetry is off: plugin.py is in an archive")
+    status = command("status", project, **env)
+    assert status.returncode == 0
     assert "plugin.zip" in status.stdout
-    done = support.kedro("registry", "list", cwd=project, env=env)
+    done = support.kedro("--version", cwd=project, env=env)
     assert (done.returncode, done.stderr) == (0, "")
     assert collector.stays_silent()
 
 
-@pytest.mark.parametrize("action", ["status", "deny", "forget"])
-def test_only_the_standard_library_is_loaded(action: str, project: Path) -> None:
+@pytest.mark.parametrize("action", ["status", "allow", "deny"])
+def test_only_the_standard_library_is_loaded_and_nothing_else_is_shown(
+    action: str, project: Path
+) -> None:
     script = (
         "import sys, kedro, pluggy\n"
         "before = set(sys.modules)\n"
@@ -214,6 +159,78 @@ def test_only_the_standard_library_is_loaded(action: str, project: Path) -> None
     assert done.stderr == "kedro_telemetry\n"
 
 
-def test_the_default_endpoint_is_shown(project: Path) -> None:
-    line = ["env", "-u", plugin.ENDPOINT_VARIABLE, SCRIPT, "status"]
-    assert "https://heapanalytics.com/api/track\n" in run(*line, cwd=project).stdout
+# --- What it writes ---
+
+
+def test_allow_makes_files_that_only_the_user_can_read(
+    project: Path, env: dict[str, str], home: Path, collector: support.Collector
+) -> None:
+    """With a umask that protects nothing."""
+    support.shutil.rmtree(home / ".local")
+    (project / ".telemetry").unlink()
+    assert command("allow", project, **env).returncode == 0
+    folder, answer = own_folder(home), own_file(project, home)
+    made = [*reversed(folder.relative_to(home).parents[:-1]), folder, answer]
+    assert sorted(home.rglob("*")) == [home / path for path in made]
+    modes = [(home / path).stat().st_mode & 0o777 for path in made]
+    assert modes == [0o700] * (len(made) - 1) + [0o600]
+    assert (project / ".telemetry").stat().st_mode & 0o777 == 0o644
+    support.kedro("--version", cwd=project, env=env)
+    collector.wait()
+
+
+@support.as_root
+def test_allow_makes_nothing_in_the_home_of_another_user(
+    project: Path, env: dict[str, str], tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    home.chmod(0o777)
+    os.chown(home, support.UNPRIVILEGED, -1)
+    done = command("allow", project, **env, HOME=str(home))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"{str(home)!r}" in done.stderr
+    assert list(home.iterdir()) == []
+
+
+def test_what_cannot_be_saved_is_an_error_that_says_why(
+    project: Path, home: Path
+) -> None:
+    (project / ".telemetry").unlink()
+    user = support.unprivileged(home)
+    for action in ("allow", "deny"):
+        project.chmod(0o555)
+        done = run(*user, SCRIPT, action, cwd=project)
+        project.chmod(0o755)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert f"Permission denied: {str(project / '.telemetry')!r}" in done.stderr
+        assert "usage" not in done.stderr
+        assert not (project / ".telemetry").exists()
+
+
+@pytest.mark.parametrize(
+    "locale",
+    [
+        {"PYTHONIOENCODING": "cp1252"},
+        {"LC_ALL": "C"},
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    ],
+)
+def test_every_action_works_in_any_locale_with_any_path(
+    locale: dict[str, str], env: dict[str, str], project: Path, tmp_path: Path
+) -> None:
+    home = tmp_path / "\u0141ukasz \x1b[31m\udcff"
+    home.mkdir()
+    named = project.rename(home / "a \x1b[31m\udcff\u0142")
+    variables = {**env, **locale, "HOME": str(home)}
+    for action, status in (("allow", 0), ("status", 1), ("deny", 0), ("status", 0)):
+        done = command(action, named, **variables)
+        assert (done.returncode, done.stderr) == (status, "")
+        assert "ukasz" in done.stdout
+        assert "\x1b" not in done.stdout
+    (named / ".telemetry").unlink()
+    (named / ".telemetry").mkdir()
+    failed = command("deny", named, **variables)
+    assert failed.returncode == 2
+    assert "ukasz" in failed.stderr
+    assert "\x1b" not in failed.stderr

@@ -1,13 +1,11 @@
-"""Runs inside the processes that benchmark.py measures, and prints figures as JSON.
+"""Runs inside the processes that benchmark.py measures, and prints a time in ms.
 
-Times are in milliseconds. They start when Kedro is loaded and the plugin is not, as in
-a `kedro` command.
+It starts when Kedro is loaded and the plugin is not, as in a `kedro` command.
 """
 
 from __future__ import annotations
 
 import gc
-import json
 import os
 import subprocess
 import sys
@@ -19,17 +17,11 @@ from typing import Any
 import kedro.framework.cli.cli  # noqa: F401  # a `kedro` command has loaded it
 from kedro.framework.startup import bootstrap_project
 
-Figures = dict[str, float]
-
 
 def clock() -> float:
     """Return the time. Garbage that Kedro has left behind is not collected later."""
     gc.collect(0)
     return time.perf_counter()
-
-
-def milliseconds(start: float) -> float:
-    return (time.perf_counter() - start) * 1000
 
 
 def load_hook() -> Any:
@@ -38,54 +30,33 @@ def load_hook() -> Any:
     return telemetry_hook
 
 
-def command(metadata: Any) -> Figures:
-    """The plugin's part of one command, and how much Python it loads."""
-    loaded = set(sys.modules)
-    assert "kedro_telemetry.plugin" not in loaded
-    start = clock()
-    hook = load_hook()
-    imported = milliseconds(start)
-
-    start = time.perf_counter()
-    hook.before_command_run(
-        project_metadata=metadata, command_args=["registry", "list"]
-    )
-    before = milliseconds(start)
-
-    start = time.perf_counter()
+def run_hooks(hook: Any, metadata: Any, *command: str) -> None:
+    hook.before_command_run(project_metadata=metadata, command_args=command)
     hook.after_command_run()
-    after = milliseconds(start)
-
-    lines = 0
-    for name in set(sys.modules) - loaded:
-        file = getattr(sys.modules[name], "__file__", None) or ""
-        if file.endswith(".py") and not name.startswith("kedro."):
-            lines += Path(file).read_bytes().count(b"\n")
-    return {
-        "all": imported + before + after,
-        "import": imported,
-        "before the command": before,
-        "after the command": after,
-        "lines": lines,
-    }
 
 
-def floor(metadata: Any) -> Figures:
-    """Return the least that a plugin takes: import, read a file, start a process."""
+def command(metadata: Any) -> float:
+    """The plugin's part of one command."""
+    assert "kedro_telemetry.plugin" not in sys.modules
+    start = clock()
+    run_hooks(load_hook(), metadata, "registry", "list")
+    return start
+
+
+def minimum(metadata: Any) -> float:
+    """The least that a plugin takes: import, read a file, start a process."""
     nothing = subprocess.DEVNULL
     start = clock()
-    from benchmark_empty import plugin
+    from kedro_telemetry import empty  # type: ignore[attr-defined]
 
     with open(".telemetry", "rb") as file:
         file.read()
-    arguments = [sys.executable, "-I", "-S", "-B", plugin.__file__]
-    child = subprocess.Popen(arguments, stdin=nothing, stdout=nothing, stderr=nothing)
-    found = {"all": milliseconds(start)}
-    child.wait()
-    return found
+    arguments = [sys.executable, "-I", "-S", "-B", empty.__file__]
+    subprocess.Popen(arguments, stdin=nothing, stdout=nothing, stderr=nothing)
+    return start
 
 
-def large_run(metadata: Any) -> Figures:
+def large_run(metadata: Any) -> float:
     """The hooks of `kedro run` in the project of BENCHMARK_NODES nodes and datasets."""
     from kedro.framework.project import pipelines
     from kedro.io import DataCatalog
@@ -95,8 +66,8 @@ def large_run(metadata: Any) -> Figures:
     catalog = DataCatalog.from_config(config)
     assert len(pipelines["__default__"].node_dependencies) == size
     hook = load_hook()
-    hook.before_command_run(project_metadata=metadata, command_args=["run"])
     start = clock()
+    hook.before_command_run(project_metadata=metadata, command_args=["run"])
     if hasattr(hook, "before_pipeline_run"):
         params = {"project_path": os.getcwd(), "pipeline_names": None}
         hook.before_pipeline_run(run_params=params, catalog=catalog)
@@ -104,22 +75,19 @@ def large_run(metadata: Any) -> Figures:
         context = SimpleNamespace(project_path=metadata.project_path)
         hook.after_context_created(context)
         hook.after_catalog_created(catalog)
-    return {"all": milliseconds(start)}
+    hook.after_command_run()
+    return start
 
 
-def many(metadata: Any) -> Figures:
+def many(metadata: Any) -> float:
     """A command, of another user each time, for each line on standard input."""
-    kind = type(load_hook())
+    kind, start = type(load_hook()), clock()
     for number, _ in enumerate(sys.stdin):
         os.environ["LOGNAME"] = f"user{number}"
-        hook = kind()  # the official one sends once in its life
-        hook.before_command_run(
-            project_metadata=metadata, command_args=["registry", "list"]
-        )
-        hook.after_command_run()
-    return {}
+        run_hooks(kind(), metadata, "registry", "list")  # the official sends only once
+    return start
 
 
 if __name__ == "__main__":
-    project = bootstrap_project(Path.cwd())
-    print(json.dumps(globals()[sys.argv[1]](project)))
+    start = globals()[sys.argv[1]](bootstrap_project(Path.cwd()))
+    print((time.perf_counter() - start) * 1000)
