@@ -29,7 +29,7 @@ SENDER = [sys.executable, "-I", "-S", "-B", str(PLUGIN)]
 SENDER_LIFE = 6.0  # seconds after which no sender may be left
 KEDRO_018 = importlib.metadata.version("kedro").startswith("0.18.")
 HOME = "LOCALAPPDATA" if sys.platform == "win32" else "HOME"  # as the plugin reads it
-UNPRIVILEGED = 54321  # a user without a name
+OTHER_USER = 54321  # has no name
 IN_CI = bool(os.environ.get("CI"))  # read before the environment is scrubbed
 SCHEMA = json.loads((ROOT / "tests" / "event.schema.json").read_text("utf-8"))
 EVENT_VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
@@ -317,18 +317,9 @@ def kedro(
     )
 
 
-def unprivileged(*folders: Path) -> list[str]:
-    """Return what to put before a command so that file permissions apply to it.
-
-    It then runs as another user, to whom these folders are given. For root only; others
-    need nothing.
-    """
+def as_owner() -> list[str]:
+    """Return what to put before a command so that file permissions apply to root."""
     if sys.platform == "win32" or os.geteuid() != 0:
         return []
-    for folder in folders:
-        for path in (folder, *folder.rglob("*")):
-            os.chown(path, UNPRIVILEGED, UNPRIVILEGED, follow_symlinks=False)
-    # It may still read everything, so that it finds the interpreter.
-    capability = ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
-    user = [f"--reuid={UNPRIVILEGED}", f"--regid={UNPRIVILEGED}", "--clear-groups"]
-    return ["setpriv", *user, *capability]
+    capabilities = "-dac_override,-dac_read_search"
+    return ["setpriv", f"--bounding-set={capabilities}", f"--inh-caps={capabilities}"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -166,7 +167,7 @@ def test_allow_makes_files_that_only_the_user_can_read(
     project: Path, env: dict[str, str], home: Path, collector: support.Collector
 ) -> None:
     """With a umask that protects nothing."""
-    support.shutil.rmtree(home / ".local")
+    shutil.rmtree(home / ".local")
     (project / ".telemetry").unlink()
     assert command("allow", project, **env).returncode == 0
     folder, answer = own_folder(home), own_file(project, home)
@@ -186,8 +187,8 @@ def test_allow_makes_nothing_in_the_home_of_another_user(
     home = tmp_path / "home"
     home.mkdir()
     home.chmod(0o777)
-    os.chown(home, support.UNPRIVILEGED, -1)
-    done = command("allow", project, **env, HOME=str(home))
+    os.chown(home, support.OTHER_USER, -1)
+    done = command("allow", project, **env | {"HOME": str(home)})
     assert (done.returncode, done.stdout) == (2, "")
     assert f"{str(home)!r}" in done.stderr
     assert list(home.iterdir()) == []
@@ -197,7 +198,7 @@ def test_what_cannot_be_saved_is_an_error_that_says_why(
     project: Path, home: Path
 ) -> None:
     (project / ".telemetry").unlink()
-    user = support.unprivileged(home)
+    user = support.as_owner()
     for action in ("allow", "deny"):
         project.chmod(0o555)
         done = run(*user, SCRIPT, action, cwd=project)

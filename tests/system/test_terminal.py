@@ -240,7 +240,7 @@ def test_one_line_says_that_an_answer_could_not_be_saved(
 def test_not_asked_where_an_answer_could_not_be_saved(
     closed: str, asking: Path, env: dict[str, str], home: Path
 ) -> None:
-    user = " ".join(support.unprivileged(asking, home))
+    user = " ".join(support.as_owner())
     folder = asking if closed == "the project" else support.own_folder(home)
     folder.chmod(0o555)
     assert finish(start(f"exec {user} {KEDRO}", asking, env)) == PIPELINES
