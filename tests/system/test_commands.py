@@ -54,8 +54,15 @@ def command(*arguments):
 def run(
     *line: str, cwd: Path, env: dict[str, str]
 ) -> subprocess.CompletedProcess[bytes]:
-    options = {"stdin": subprocess.DEVNULL, "capture_output": True, "timeout": 60}
-    return subprocess.run(line, cwd=cwd, env=env, **options)  # type: ignore[call-overload]
+    return subprocess.run(
+        line,
+        cwd=cwd,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
 
 
 def python(script: str, cwd: Path, env: dict[str, str], *options: str) -> None:

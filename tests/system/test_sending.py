@@ -54,7 +54,11 @@ def test_the_sender_posts_once_byte_for_byte(
 def test_the_sender_sends_only_the_good_values_of_a_message(
     collector: support.Collector,
 ) -> None:
-    bad = {"host": "acme-laptop", "os": "acme", "package_name": "acme"}
+    bad: dict[str, object] = {
+        "host": "acme-laptop",
+        "os": "acme",
+        "package_name": "acme",
+    }
     bad |= {"project_version": "\u0661.\u0662", "tools": "Linting, acme"}
     bad |= {"number_of_nodes": 123, "app_id": "1", "event": "acme", "identity": "acme"}
     kept = {name: PROPERTIES[name] for name in PROPERTIES if name not in bad}

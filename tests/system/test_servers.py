@@ -9,7 +9,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +19,8 @@ import support
 from network import ENDPOINT, HOST
 
 pytestmark = pytest.mark.skipif(
-    sys.platform != "linux", reason="NOT TESTED HERE: Debian's nginx and tinyproxy"
+    sys.platform != "linux" or not (support.ROOT / ".github").exists(),
+    reason="NOT TESTED HERE: Debian's nginx and tinyproxy, and COLLECTOR.md",
 )
 
 
@@ -33,20 +33,19 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
+def is_open(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 @contextmanager
 def serving(command: list[str], port: int, log: Path) -> Iterator[None]:
     """Run a server in the foreground. Wait until its port is open."""
     with log.open("wb") as output:
         server = subprocess.Popen(command, stdout=output, stderr=output)
         try:
-            end = time.monotonic() + 20
-            while True:
-                with socket.socket() as probe:
-                    if probe.connect_ex(("127.0.0.1", port)) == 0:
-                        break
-                assert server.poll() is None, log.read_text()
-                assert time.monotonic() < end, log.read_text()
-                time.sleep(0.02)
+            support.wait_until(lambda: server.poll() is not None or is_open(port))
+            assert server.poll() is None, log.read_text()
             yield
         finally:
             server.terminate()
@@ -54,7 +53,7 @@ def serving(command: list[str], port: int, log: Path) -> Iterator[None]:
 
 
 class Nginx:
-    """Debian's nginx with the configuration that README.md shows."""
+    """Debian's nginx with the configuration that COLLECTOR.md shows."""
 
     def __init__(self, folder: Path) -> None:
         authority = network.Authority(folder)
@@ -64,8 +63,8 @@ class Nginx:
         self.port = free_port()
         self.log = folder / "kedro-events.jsonl"
 
-        readme = (support.ROOT / "README.md").read_text("utf-8")
-        (block,) = re.findall(r"```nginx\n(.*?)```", readme, re.DOTALL)
+        text = (support.ROOT / ".github" / "COLLECTOR.md").read_text("utf-8")
+        (block,) = re.findall(r"```nginx\n(.*?)```", text, re.DOTALL)
         for shown, times, used in (
             ("listen 443 ssl;", 1, f"listen 127.0.0.1:{self.port} ssl;"),
             ("/etc/nginx/telemetry.crt", 1, f"{folder}/server.pem"),
@@ -83,11 +82,9 @@ class Nginx:
 
     def events(self, count: int) -> list[bytes]:
         """Return the logged events once there are so many."""
-        end = time.monotonic() + 20
-        while (text := self.log.read_text()).count("\n") < count:
-            assert time.monotonic() < end, text
-            time.sleep(0.02)
-        return [json.loads(line)["event"].encode() for line in text.splitlines()]
+        support.wait_until(lambda: self.log.read_text().count("\n") >= count)
+        lines = self.log.read_text().splitlines()
+        return [json.loads(line)["event"].encode() for line in lines]
 
 
 @pytest.fixture
@@ -98,7 +95,7 @@ def nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
         yield server
 
 
-def test_nginx_logs_each_event_once_as_the_readme_says(nginx: Nginx) -> None:
+def test_nginx_logs_each_event_once_as_its_document_says(nginx: Nginx) -> None:
     many = [support.PROPERTIES | {"number_of_nodes": count} for count in range(10)]
 
     def send(properties: dict[str, object]) -> int:
@@ -112,7 +109,7 @@ def test_nginx_logs_each_event_once_as_the_readme_says(nginx: Nginx) -> None:
 
 
 def test_a_command_through_tinyproxy_with_a_password_to_nginx(
-    nginx: Nginx, tmp_path: Path, project: Path
+    nginx: Nginx, tmp_path: Path, project: Path, home: Path
 ) -> None:
     port = free_port()
     (tmp_path / "proxy.conf").write_text(
@@ -122,10 +119,12 @@ def test_a_command_through_tinyproxy_with_a_password_to_nginx(
     # Only the proxy can resolve the name.
     command = [*network.with_hosts(tmp_path, "127.0.0.1"), program("tinyproxy")]
     command += ["-d", "-c", str(tmp_path / "proxy.conf")]
+    url = f"https://{HOST}:{nginx.port}/api/track"
+    support.agree(project, home, url)
     env = {
         **os.environ,
         **nginx.trust,
-        ENDPOINT: f"https://{HOST}:{nginx.port}/api/track",
+        ENDPOINT: url,
         "HTTPS_PROXY": f"http://someone:s3cr3t@127.0.0.1:{port}",
     }
     with serving(command, port, tmp_path / "output.log"):

@@ -192,8 +192,13 @@ def test_only_the_sender_uses_the_network(
         allowed[ENDPOINT] = collector.url
         support.agree(project, home, collector.url)
         line = [*KEDRO, "run", "--pipeline=ds"]
-        options = {"cwd": project, "env": env | allowed, "pass_fds": [secret.fileno()]}
-        done, found = traced(tmp_path / "trace", *line, **options)
+        done, found = traced(
+            tmp_path / "trace",
+            *line,
+            cwd=project,
+            env=env | allowed,
+            pass_fds=[secret.fileno()],
+        )
         assert done.returncode == 0, done.stderr
         assert len(collector.events) == 1
 
