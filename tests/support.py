@@ -255,12 +255,12 @@ def make_project(folder: Path, home: Path, name: str = "acme") -> Path:
 
 def make_bare_project(folder: Path, settings: str = "", registry: str = "") -> None:
     """Make the smallest project that Kedro accepts, in no time."""
+    for name in ("src/bare", "conf/base", "conf/local"):
+        (folder / name).mkdir(parents=True)
     (folder / "pyproject.toml").write_text(
         '[tool.kedro]\npackage_name = "bare"\nproject_name = "bare"\n'
         f'kedro_init_version = "{importlib.metadata.version("kedro")}"\n'
     )
-    for name in ("src/bare", "conf/base", "conf/local"):
-        (folder / name).mkdir(parents=True)
     (folder / "conf" / "base" / "catalog.yml").touch()
     package = folder / "src" / "bare"
     (package / "__init__.py").touch()

@@ -36,10 +36,11 @@ class Terminal:
             self.keyboard, terminal = os.openpty()
             self.stdin = os.fdopen(terminal)
 
-    def type(self, keys: bytes) -> None:
+    def type(self, keys: bytes, times: int = 1) -> None:
         if sys.platform != "win32":
-            os.write(self.keyboard, keys)
-            time.sleep(0.02)  # a terminal passes on what is typed in its own time
+            for _ in range(times):
+                os.write(self.keyboard, keys)
+                time.sleep(0.02)  # a terminal passes on what is typed in its own time
 
     def ask(self, keys: bytes, do: Callable[[], object] = bool) -> str | None:
         """Type this when the prompt is shown. Return why telemetry is off then."""
@@ -158,7 +159,7 @@ def test_a_complete_line_is_waited_for_where_keys_are_passed_on_at_once(
     terminal.saved()
     monkeypatch.setattr(plugin, "ANSWER_SECONDS", 0.2)
     start = time.monotonic()
-    terminal.ask(b"", lambda: all(terminal.type(b"y") is None for _ in range(20)))
+    terminal.ask(b"", lambda: terminal.type(b"y", 20))
     assert 0.2 <= time.monotonic() - start < 2
     assert terminal.saved() == (None, b"no\n")
 
