@@ -59,14 +59,6 @@ def test_the_lists_have_the_public_commands_and_options_and_no_others() -> None:
     assert sorted(OPTIONS) == sorted(PUBLIC_OPTIONS.split())
 
 
-def test_each_public_command_is_sent_with_each_public_option() -> None:
-    for name in NAMES:
-        assert mask_command(name.split()) == f"kedro {name}"
-    for option in PUBLIC_OPTIONS.split():
-        assert mask_command(["run", option]) == f"kedro run {option}"
-        assert mask_command(["run", f"{option}=x"]) == f"kedro run {option} {MASK}"
-
-
 # Prints the options of each of Kedro's own commands, and the tools that it knows.
 WALK = """
 import json, click
@@ -119,11 +111,8 @@ TRAPS = """
 run --pipeline=ds --env=test       | run --pipeline ***** --env *****
 run --pipeline ds -e prod          | run --pipeline ***** -e *****
 run -p ds -p de --pipeline=x       | run -p ***** -p ***** --pipeline *****
-run --params=a=b=c                 | run --params *****
-run --env= secret                  | run --env ***** *****
 run --env=--env                    | run --env *****
 run -lv ds:1 --async               | run -lv ***** --async
-run -lv=ds:1                       | run -lv *****
 run --async=secret                 | run --async *****
 run secret --env test              | run ***** --env *****
 run --pipeline --env               | run --pipeline --env
@@ -131,38 +120,27 @@ run --yes                          | run --yes
 info --pipeline x                  | info --pipeline *****
 pipeline create run                | pipeline create *****
 registry describe list             | registry describe *****
-run --pipeline run                 | run --pipeline *****
 run run                            | run *****
 docker cmd run                     | docker cmd *****
-docker jupyter run                 | docker jupyter *****
 kedro run                          | ***** *****
 run -pds --async                   | run ***** *****
 run --pipeline -secret --async     | run --pipeline ***** *****
 new -tcno --name x                 | new ***** ***** *****
-registry describe -vsecret -v      | registry describe ***** *****
 -v run --params=password:1         | -v ***** *****
---verbose run                      | --verbose *****
 --version SECRET --env             | --version ***** *****
--h SECRET                          | -h *****
 mlflow ui -h secret                | mlflow ui -h *****
 viz --host x run                   | viz --host ***** *****
 catalog --help                     | catalog --help
 catalog acme --env x               | catalog ***** ***** *****
-viz acme --host x                  | viz ***** ***** *****
 acme-bank load --env=x             | ***** ***** *****
-mlflow-acme --env x                | ***** ***** *****
 mycmd --pw -ps3cret                | ***** ***** *****
-mycmd --help                       | ***** *****
 -- run                             | ***** *****
 run --client acme --env x          | run ***** ***** ***** *****
 run --client=acme --async          | run ***** *****
-run --pipelin ds                   | run ***** *****
 Run                                | *****
 run --ENV=x --async                | run ***** *****
 run - --async                      | run ***** *****
-run -=x --async                    | run ***** *****
 run = --async                      | run ***** --async
-ipython -- --token x               | ipython ***** ***** *****
 ipython -- --env x                 | ipython ***** ***** *****
 jupyter lab --X.token=x --env      | jupyter lab ***** *****
 skills install --ide x y           | skills install --ide ***** *****
@@ -170,22 +148,17 @@ skills install --ide x y           | skills install --ide ***** *****
 HOSTILE: list[tuple[list[str], str]] = [
     ([], "kedro"),
     ([""], "kedro *****"),
-    (["", "run"], "kedro ***** *****"),
     (["run", "", "--async"], "kedro run ***** --async"),
-    (["jupyter notebook"], "kedro *****"),
     (["jupyter", "notebook "], "kedro jupyter *****"),
-    (["run --env"], "kedro *****"),
     (["run", "--env --async"], "kedro run *****"),
     (["run\n"], "kedro *****"),
     (["run", "--env\n"], "kedro run *****"),
     (["run", "--env", "line\nline\x1b[31m\x00"], "kedro run --env *****"),
     (["run", "--params=\udcff\udc80"], "kedro run --params *****"),
-    (["\udcff"], "kedro *****"),
     (["run", "\u202e--env", "\u200frun"], "kedro run ***** *****"),
     (["r\u0443n"], "kedro *****"),  # a Cyrillic letter
     (["run", "--pipeline\u200e=ds"], "kedro run *****"),
     (["run", "--params=" + "x" * 2**20], "kedro run --params *****"),
-    (["x" * 2**20], "kedro *****"),
 ]
 
 
