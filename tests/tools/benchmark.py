@@ -366,7 +366,7 @@ def main() -> int:
             " medians. The collector is on the same machine. Only the address of the"
             " official plugin was changed.\n"
         )
-        text += whole_commands(bench) + in_process(bench) + loads(bench)
+        text += whole_commands(bench) + in_process(bench)
         text += senders(bench, [sys.executable, *options.python])
     print(text)
     if options.markdown:

@@ -1,9 +1,7 @@
 """Mutation testing: change one thing in plugin.py at a time; some test must fail.
 
-cosmic-ray makes the changes (the mutants). Each meets the unit tests that reach its
-line. Those that survive meet the system tests. All this happens in copies of the
-checkout, one for each core, in which the sender runs the mutant too.
-
+Each change (a mutant) meets the unit tests that reach its line. If it survives them, it
+meets the system tests. All this happens in copies of the checkout, one for each core.
 A mutant that no test notices is printed as equivalent_mutants.txt lists it. It needs a
 new test, or an entry there with the reason. The exit status is 1 if there is such a
 mutant, or if the list has one that is not made any more.
@@ -12,7 +10,6 @@ mutant, or if the list has one that is not made any more.
 from __future__ import annotations
 
 import argparse
-import ast
 import ctypes
 import difflib
 import os
@@ -26,7 +23,7 @@ import tempfile
 import time
 import venv
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent import futures
 from contextlib import ExitStack
 from multiprocessing import get_context
 from pathlib import Path
@@ -51,11 +48,7 @@ SOURCE = (ROOT / PLUGIN).read_text("utf-8")
 LINES = SOURCE.split("\n")
 WALL = next(n for n, line in enumerate(LINES) if line.startswith("# --- THE WALL"))
 UNIT = "tests/unit --ignore=tests/unit/test_documents.py"
-PYTEST = (
-    "python -m pytest -x -q -n 0 -p no:cacheprovider --timeout=60"
-    " --hypothesis-profile=mutation"
-)
-LIMIT = 900  # seconds for all tests of a mutant. Then, it counts as killed.
+PYTEST = "-x -q -n 0 -p no:cacheprovider --timeout=60 --hypothesis-profile=mutation"
 
 
 class RemoveStatement(Operator):  # type: ignore[misc]
@@ -71,9 +64,7 @@ class RemoveStatement(Operator):  # type: ignore[misc]
     def mutate(self, node: Any, index: int) -> Any:
         return Keyword("pass", node.start_pos, node.get_first_leaf().prefix)
 
-    @classmethod
-    def examples(cls) -> tuple[()]:
-        return ()
+    examples = tuple  # there are none
 
 
 OPERATOR_PROVIDERS["own"] = {"RemoveStatement": RemoveStatement}
@@ -91,9 +82,20 @@ def find_mutants(revision: str | None, folder: Path) -> list[MutationSpec]:
     return random.sample(specs, len(specs))
 
 
+def end_children() -> None:
+    for process in (children := psutil.Process().children(recursive=True)):
+        process.kill()
+    psutil.wait_procs(children, timeout=5)
+
+
 def enter_copy(folder: Path) -> None:
     """Make a copy of the checkout for this process, with an environment."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that `finally` runs
+
+    def stop(*_: object) -> None:
+        end_children()
+        os._exit(1)
+
+    signal.signal(signal.SIGTERM, stop)
     libc = ctypes.CDLL(None)
     libc.prctl(1, signal.SIGTERM, 0, 0, 0)  # PR_SET_PDEATHSIG: ends with its parent
     libc.prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: no test can leave its children
@@ -115,18 +117,18 @@ def enter_copy(folder: Path) -> None:
 
 def survives(mutants: list[MutationSpec], tests: str) -> bool:
     """Return whether these tests pass with these mutants, in this process's copy."""
-    script = f"ulimit -v 8000000; exec .venv/bin/{PYTEST} {tests} 2>&1"
+    script = f"ulimit -v 8000000; .venv/bin/python -m pytest {PYTEST} {tests} 2>&1"
     try:
-        result = mutate_and_test(mutants, f"sh -c {shlex.quote(script)}", LIMIT)
+        # Tests that take longer than this, in seconds, count as failed.
+        result = mutate_and_test(mutants, f"sh -c {shlex.quote(script)}", 900)
     finally:
-        for process in psutil.Process().children(recursive=True):
-            process.kill()
-        psutil.wait_procs(psutil.Process().children(), timeout=5)
-    survived = bool(result.test_outcome == TestOutcome.SURVIVED)
-    is_broken = result.test_outcome == TestOutcome.INCOMPETENT
-    if is_broken or not (mutants or survived) or "ERROR: not found" in result.output:
+        end_children()
+    if result.test_outcome == TestOutcome.SURVIVED:
+        return True
+    was_run = result.test_outcome == TestOutcome.KILLED
+    if not (mutants and was_run) or "ERROR: not found" in result.output:
         raise RuntimeError(f"The tests do not run or pass:\n{result.output}")
-    return survived
+    return False
 
 
 def find_unit_tests() -> dict[int, set[str]]:
@@ -135,31 +137,23 @@ def find_unit_tests() -> dict[int, set[str]]:
     data = coverage.CoverageData()
     data.read()
     contexts = data.contexts_by_lineno(str(PLUGIN.resolve()))
-    return {
-        line: {re.split(r"[\[|]", c)[0] for c in contexts[line]} for line in contexts
-    }
+    return {n: {re.split(r"[\[|]", c)[0] for c in contexts[n]} for n in contexts}
 
 
 def unit_tests(spec: MutationSpec, by_line: dict[int, set[str]]) -> str:
-    """Return the unit tests that reach the statement of this mutant."""
-    line, tests = spec.start_pos[0], set[str]()
-    for node in ast.walk(ast.parse(SOURCE)):
-        if isinstance(node, ast.stmt) and node.lineno <= line <= (node.end_lineno or 0):
-            start = node.lineno  # in the end, of the innermost statement
-    for number in range(start, spec.end_pos[0] + 1):
-        tests |= by_line.get(number, set())
+    lines = range(spec.start_pos[0], spec.end_pos[0] + 1)
+    tests = set[str]().union(*(by_line.get(line, set()) for line in lines))
     # What runs when the module is imported has an empty name, and concerns all tests.
     return UNIT if "" in tests or not tests else shlex.join(sorted(tests))
 
 
 def system_tests(spec: MutationSpec | None = None) -> str:
     """Return the system tests. Those of this side of THE WALL come first."""
-    files = {str(path) for path in Path("tests/system").glob("test_*.py")}
-    sender = {name for name in files if re.search("send|network|server", name)}
-    others = {name for name in files - sender if not re.search("release|tools", name)}
-    is_above = spec is not None and spec.start_pos[0] <= WALL
-    groups = (sender, others) if is_above else (others, sender)
-    return shlex.join(name for group in groups for name in sorted(group))
+    files = map(str, Path("tests/system").glob("test_*.py"))
+    names = sorted(name for name in files if not re.search("release|tools", name))
+    is_below = spec is None or spec.start_pos[0] > WALL
+    names.sort(key=lambda n: bool(re.search("send|network|server", n)) == is_below)
+    return shlex.join(names)
 
 
 def describe(spec: MutationSpec) -> str:
@@ -168,23 +162,22 @@ def describe(spec: MutationSpec) -> str:
     diff = list(difflib.unified_diff(LINES, mutant.split("\n"), n=0))[3:]
     change = f"@ {spec.definition_name or 'top level'}"
     for sign in "-+":
-        # A decorator that goes leaves no line.
         line = next((x for x in diff if x[0] == sign and x[1:].strip()), sign)
-        change += f"\n{sign} {line[1:].partition('  #')[0].strip()}"
+        change += f"\n{sign} {line[1:].partition('  #')[0].strip()}".rstrip()
     return change
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--since", metavar="REVISION", help="only what changed since")
     parser.add_argument("--minutes", type=float, default=600, help="stop after these")
     options = parser.parse_args()
     start = time.monotonic()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     os.chdir(ROOT)
     text = (TOOLS / "equivalent_mutants.txt").read_text("utf-8")
-    explained = [group for group in text.split("\n\n") if not group.startswith("@")]
-    listed = set(re.findall(r"(?m)^@ .+\n- .*\n\+.*", "\n\n".join(explained)))
+    explained = re.findall(r"^[^@\n](?:.+\n)+", text, re.MULTILINE)  # with a reason
+    listed = set(re.findall(r"(?m)^@ .+\n-.*\n\+.*", "\n".join(explained)))
 
     def left() -> float:
         return max(0, start + 60 * float(options.minutes) - time.monotonic())
@@ -192,7 +185,9 @@ def main() -> int:
     def meet(mutants: dict[int, str]) -> Iterator[tuple[int, bool]]:
         """Yield the number of each mutant, and whether it survives its tests."""
         runs = {pool.submit(survives, [specs[n]], mutants[n]): n for n in mutants}
-        yield from ((runs[run], run.result()) for run in as_completed(runs, left()))
+        yield from (
+            (runs[run], run.result()) for run in futures.as_completed(runs, left())
+        )
 
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory())).resolve()
@@ -201,9 +196,9 @@ def main() -> int:
         todo = [n for n, change in enumerate(changes) if change not in listed]
         alive, unexplained, killed = list[int](), 0, 0
         workers = (os.cpu_count(), get_context("fork"), enter_copy, (folder,))
-        pool = stack.enter_context(ProcessPoolExecutor(*workers))
+        pool = stack.enter_context(futures.ProcessPoolExecutor(*workers))
         try:
-            by_line = pool.submit(find_unit_tests).result(left())
+            by_line = pool.submit(find_unit_tests).result(left()) if todo else {}
             for number, lives in meet({n: unit_tests(specs[n], by_line) for n in todo}):
                 alive += [number] if lives else []
                 killed += not lives
@@ -214,7 +209,7 @@ def main() -> int:
                 unexplained += lives
                 killed += not lives
             [run.result(left()) for run in check]
-        except TimeoutError:
+        except (futures.TimeoutError, KeyboardInterrupt):
             pool.shutdown(wait=False, cancel_futures=True)
             for process in psutil.Process().children():
                 process.terminate()
