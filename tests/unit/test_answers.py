@@ -26,8 +26,6 @@ def why_off(project: Path | None) -> str | None:
     return plugin.why_off(os.path.realpath(project) if project else None)
 
 
-# --- The content of `.telemetry` ---
-
 YES = [
     *(b"consent: true", b"consent: true\n", b"consent: True\n", b"consent: true\r\n"),
     *(
@@ -100,9 +98,6 @@ def test_yaml_loads_exactly_consent_true_from_each_yes(data: bytes) -> None:
         assert loaded["consent"] is True
 
 
-# --- The table of decisions ---
-
-
 def test_the_first_row_of_the_table_that_applies_decides(
     agreed: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,9 +165,6 @@ def test_off_where_the_sender_could_not_run_as_promised(
             changed.setattr(holder, name, broken, raising=False)
             assert "no Python interpreter, or no plugin.py" in str(why_off(agreed))
     assert why_off(agreed) is None
-
-
-# --- Whether a yes is the user's own ---
 
 
 class Case:
@@ -319,9 +311,6 @@ def test_a_folder_of_somebody_else_is_not_trusted_and_nothing_is_made_in_it(
     with pytest.raises(OSError, match=SHARED):
         plugin.allow(os.path.realpath(agreed))
     assert os.listdir(folder) == before
-
-
-# --- Writing ---
 
 
 def test_new_folders_and_answers_are_for_the_user_only(

@@ -41,9 +41,6 @@ def show(capsys: pytest.CaptureFixture[str]) -> Show:
     return run
 
 
-# --- status, allow, deny ---
-
-
 def test_status_allow_and_deny(
     project: Path, home: Path, show: Show, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -152,9 +149,6 @@ def test_deny_does_each_half_even_if_the_other_fails_and_says_what_failed(
     assert answer.read_bytes() == b"consent: false\n"
 
 
-# --- Finding the project ---
-
-
 def test_outside_of_a_project_nothing_is_saved(
     tmp_path: Path, show: Show, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,9 +213,6 @@ def test_the_project_is_found_as_kedro_finds_it(
     assert plugin.find_project() == (expected and os.path.realpath(expected))
     monkeypatch.setattr(plugin, "kedro_version", "0.18.14")
     assert (plugin.find_project() is not None) == is_project, "of the folder only"
-
-
-# --- What is shown ---
 
 
 def test_an_odd_path_is_shown_escaped_on_any_output(

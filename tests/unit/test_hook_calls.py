@@ -33,14 +33,14 @@ SELECTED = {"pipeline_names": ["ds"]}
 class Kedro:
     """Kedro's own hook managers, with our hook in both, and a project with two yeses.
 
-    Each method returns how many senders it has started.
+    A call returns how many senders it has started.
     """
 
-    def __init__(self, project: Path, home: Path) -> None:
+    def __init__(self, project: Path, home: Path, patch: pytest.MonkeyPatch) -> None:
+        self.project, self.home, self.patch = project, home, patch
         self.hook = plugin.TelemetryHook()
         self.metadata: Any = SimpleNamespace(project_path=project, package_name="acme")
-        self.answer = project / ".telemetry"
-        self.own = support.own_file(project, home)
+        self.answer, self.own = project / ".telemetry", support.own_file(project, home)
         self.cli, self.session = CLIHooksManager(), _create_hook_manager()
         for manager in (self.cli, self.session):
             for other in manager.get_plugins():
@@ -64,30 +64,30 @@ class Kedro:
         arguments = {"project_metadata": self.metadata, "command_args": []}
         return self.call(self.cli, "after_command_run", **arguments, exit_code=1)
 
-    def command(self, *args: Any) -> int:
-        return self.before(*args) + self.run() + self.after()
+    def command(self, *args: Any, **variables: str) -> int:
+        with self.patch.context() as changed:
+            for name, value in variables.items():
+                changed.setenv(name, value)
+            return self.before(*args) + self.run() + self.after()
+
+    def files(self) -> list[Path]:
+        return sorted([*self.home.rglob("*"), *self.project.rglob("*")])
 
 
 @pytest.fixture
-def kedro(agreed: Path, home: Path) -> Iterator[Kedro]:
-    yield Kedro(agreed, home)
+def kedro(agreed: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kedro]:
+    yield Kedro(agreed, home, monkeypatch)
     for sender in plugin.senders:
         sender.kill()
         sender.wait()
     plugin.senders.clear()
 
 
-# --- One event per command ---
-
-
 def test_a_run_is_sent_once_when_it_ends_with_its_counts(
-    kedro: Kedro,
-    home: Path,
-    collector: support.Collector,
-    monkeypatch: pytest.MonkeyPatch,
+    kedro: Kedro, collector: support.Collector
 ) -> None:
-    monkeypatch.setenv(ENDPOINT, collector.url)
-    support.agree(kedro.answer.parent, home, collector.url)
+    kedro.patch.setenv(ENDPOINT, collector.url)
+    support.agree(kedro.project, kedro.home, collector.url)
     assert kedro.before("run", "--env", "secret") + kedro.run() == 0
     assert kedro.after() == 1
     assert kedro.after() + kedro.run() + kedro.after() == 0
@@ -106,7 +106,7 @@ def test_a_command_without_an_end_or_a_session_without_a_command_sends_nothing(
     assert kedro.command("info") == 1
 
 
-def test_both_when_a_command_starts_and_when_it_ends_telemetry_must_be_on(
+def test_telemetry_must_be_on_when_a_command_starts_and_when_it_ends(
     kedro: Kedro,
 ) -> None:
     yes = kedro.own.read_bytes()
@@ -127,51 +127,38 @@ def test_a_forked_child_that_ends_sends_nothing(kedro: Kedro) -> None:
     assert kedro.after() == 1
 
 
-def test_a_no_that_a_command_sees_ends_the_users_own_yes(
-    kedro: Kedro, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    yes = kedro.own.read_bytes()
-    for answer, own, variable, is_kept in (
-        (b"consent: false\n", yes, "", False),
-        (b"consent: False\n", b"yes\n", "", False),
-        (b"consent: false\n", b"no\n", "", True),
-        (b"consent: no\n", yes, "", True),  # not understood
-        (b"consent: false\n", yes, PREVIEW, True),
-        (b"consent: false\n", yes, "DO_NOT_TRACK", True),
+def test_a_no_that_a_command_sees_ends_the_users_own_yes(kedro: Kedro) -> None:
+    yes, no = kedro.own.read_bytes(), b"consent: false\n"
+    for answer, own, variables, is_kept in (
+        (no, yes, {}, False),
+        (b"consent: False\n", yes.replace(b" 2 ", b" 1 "), {}, False),
+        (no, b"no\n", {}, True),
+        (b"consent: no\n", yes, {}, True),  # not understood
+        (no, yes, {PREVIEW: "1"}, True),
+        (no, yes, {"DO_NOT_TRACK": "1"}, True),
     ):
         kedro.answer.write_bytes(answer)
         kedro.own.write_bytes(own)
-        with monkeypatch.context() as changed:
-            changed.setenv(variable or "UNUSED", "1")
-            assert kedro.command("info") == 0
-        assert kedro.own.exists() == is_kept, (answer, own, variable)
+        assert kedro.command("info", **variables) == 0
+        assert kedro.own.exists() == is_kept, (answer, own, variables)
         assert kedro.answer.read_bytes() == answer
     kedro.own.unlink()
     assert kedro.command("info") == 0
 
 
 def test_off_starts_writes_and_prints_nothing(
-    kedro: Kedro,
-    home: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
+    kedro: Kedro, capfd: pytest.CaptureFixture[str]
 ) -> None:
     kedro.own.unlink()
     kedro.answer.unlink()
     kedro.own.parent.rmdir()
-    before = sorted(home.rglob("*"))
+    before = kedro.files()
     for name in ("DO_NOT_TRACK", "_KEDRO_COMPLETE", "LD_PRELOAD", "UNUSED"):
-        with monkeypatch.context() as changed:
-            changed.setenv(name, "1")
-            assert kedro.command("run") == 0
+        assert kedro.command("run", **{name: "1"}) == 0
     kedro.metadata = None
     assert kedro.command("info") == 0
-    assert sorted(home.rglob("*")) == before
-    assert os.listdir(kedro.answer.parent) == []
+    assert kedro.files() == before
     assert capfd.readouterr() == ("", "")
-
-
-# --- Errors ---
 
 
 class Broken:
@@ -189,13 +176,16 @@ class Broken:
 def test_an_error_never_breaks_a_command(error: type[Exception], kedro: Kedro) -> None:
     good = kedro.metadata
     kedro.before("docs")  # Kedro does not report its end
-    path = good.project_path
-    for metadata in (Broken(error), Broken(error, project_path=path), 12, "text"):
-        kedro.metadata = metadata
+    broken = Broken(error, project_path=kedro.project)
+    for kedro.metadata in (Broken(error), broken, 12, "text"):
         assert kedro.command("info") == 0
     kedro.metadata = good
     for args in ([None], ["run", 12], [b"x"]):
         assert kedro.command(*args) == 0
+    for executable in ("/absent/python", os.devnull):
+        with kedro.patch.context() as changed:
+            changed.setattr(sys, "executable", executable)
+            assert kedro.command("info") == 0
     for catalog, run_params in ((Broken(error), {}), (CATALOG, None), (None, 12)):
         kedro.before("run")
         kedro.run(catalog, run_params)
@@ -203,7 +193,7 @@ def test_an_error_never_breaks_a_command(error: type[Exception], kedro: Kedro) -
 
 
 def test_ctrl_c_passes_at_each_hook(kedro: Kedro) -> None:
-    broken = Broken(KeyboardInterrupt, project_path=kedro.answer.parent)
+    broken = Broken(KeyboardInterrupt, project_path=kedro.project)
     good, kedro.metadata = kedro.metadata, Broken(KeyboardInterrupt)
     with pytest.raises(KeyboardInterrupt):
         kedro.before("info")
@@ -218,33 +208,26 @@ def test_ctrl_c_passes_at_each_hook(kedro: Kedro) -> None:
         kedro.run(broken)
 
 
-# --- The start of the sender ---
-
-
-def test_the_sender_gets_a_few_variables_and_no_arguments(
-    kedro: Kedro, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    proxies = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"]
-    passed = dict.fromkeys(proxies, "proxy.example:1")
-    passed |= dict.fromkeys(
-        ["NO_PROXY", "no_proxy", "SSL_CERT_FILE"], os.path.abspath("x")
-    )
-    passed |= dict.fromkeys(
-        ["SSL_CERT_DIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"], os.path.abspath("y")
-    )
+def test_the_sender_gets_a_few_variables_and_no_arguments(kedro: Kedro) -> None:
+    passed = dict.fromkeys(["HTTPS_PROXY", "https_proxy", "all_proxy"], "a.example:1")
+    passed |= {"ALL_PROXY": "a.example:1", "NO_PROXY": "b", "no_proxy": "b"}
+    passed |= {
+        "SSL_CERT_FILE": os.path.abspath("x"),
+        "SSL_CERT_DIR": os.path.abspath("y"),
+    }
+    passed |= {"LD_LIBRARY_PATH": "x", "DYLD_LIBRARY_PATH": "x"}
     for variables in ({}, passed):
-        for name, value in variables.items():
-            monkeypatch.setenv(name, value)
-        assert kedro.command("info") == 1
+        assert kedro.command("info", **variables) == 1
         sender = psutil.Process(plugin.senders[-1].pid)
-        if sys.platform != "win32":
+        options = ["-I", "-S", "-B", str(support.PLUGIN)]
+        assert sender.cmdline() == [sys.executable, *options]
+        if sys.platform == "win32":  # it adds some
+            secrets = {"PATH", "HOME", "LOGNAME", "PYTHONPATH"}
+            assert secrets & set(sender.environ()) == set()
+        else:
             expected = {**variables, ENDPOINT: os.environ[ENDPOINT]}
             assert sender.environ() == expected
             assert (sender.cwd(), os.getsid(sender.pid)) == ("/", sender.pid)
-        else:
-            assert not {"PATH", "HOME", "LOGNAME", "PYTHONPATH"} & set(sender.environ())
-        options = ["-I", "-S", "-B", str(support.PLUGIN)]
-        assert sender.cmdline() == [sys.executable, *options]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="only on Unix: zombies")
@@ -256,95 +239,69 @@ def test_starting_senders_leaks_nothing_and_reaps_those_that_ended(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert kedro.command("info") + kedro.command("docs") == 2
-        first, second = plugin.senders
-        first.kill()
-        process = psutil.Process(first.pid)
-        support.wait_until(lambda: process.status() == psutil.STATUS_ZOMBIE)
+        ended, running = (psutil.Process(sender.pid) for sender in plugin.senders)
+        ended.kill()
+        support.wait_until(lambda: ended.status() == psutil.STATUS_ZOMBIE)
         assert kedro.command("run") == 1
-        assert plugin.senders[:-1] == [second]
-        assert not process.is_running(), "it has been reaped"
-        running = psutil.Process(second.pid)
-        plugin.senders.remove(second)
-        del second
+        assert not ended.is_running(), "it has been reaped"
+        assert running.is_running()
+        plugin.senders.pop(0)
         gc.collect()
+    running.kill()
     assert threading.enumerate() == threads
     assert this.num_fds() <= descriptors
-    running.kill()
 
 
-def test_an_event_that_cannot_be_sent_at_once_is_dropped(
-    kedro: Kedro, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_message_that_would_fill_a_pipe_is_dropped() -> None:
+    assert plugin.MAX_MESSAGE == 4096, "fits into each system's pipe"
     with pytest.raises(ValueError, match="too long"):
         plugin.start_sender(bytes(plugin.MAX_MESSAGE + 1))
-    assert plugin.MAX_MESSAGE == 4096, "what fits into a pipe on every system"
-    for executable in ("/absent/python", os.devnull):
-        monkeypatch.setattr(sys, "executable", executable)
-        assert kedro.command("info") == 0
-
-
-# --- Preview ---
-
-
-def shown(kedro: Kedro, capsys: pytest.CaptureFixture[str], *args: str) -> list[str]:
-    """Return the lines that a command shows. It must send nothing."""
-    assert kedro.command(*args) == 0
-    out, err = capsys.readouterr()
-    assert out == ""
-    lines: list[str] = err.splitlines()
-    return lines
+    assert plugin.senders == []
 
 
 def test_preview_shows_the_event_its_address_and_whether_it_would_be_sent(
-    kedro: Kedro,
-    home: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    kedro: Kedro, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    url = os.environ[ENDPOINT]
-    before = sorted([*home.rglob("*"), *kedro.answer.parent.rglob("*")])
-    monkeypatch.setenv(PREVIEW, "1")
-    title, address, event = shown(kedro, capsys, "run", "--env", "secret")
-    assert title == "Preview: nothing is sent. This event would be sent."
-    assert address == f"POST {url!r}"
-    support.check_event(json.loads(event))
+    def shown(*args: str, **variables: str) -> tuple[str, str]:
+        """Return the text above the event, and the event."""
+        assert kedro.command(*args, **variables) == 0
+        out, err = capsys.readouterr()
+        assert out == ""
+        text, _, event = err.rstrip("\n").rpartition("\n")
+        support.check_event(json.loads(event))
+        return text, event
+
+    url, before = os.environ[ENDPOINT], kedro.files()
+    kedro.patch.setenv(PREVIEW, "1")
+    text, event = shown("run", "--env", "secret")
+    assert text.startswith("Preview")
+    assert repr(url) in text
+    on = shown("info")[0]
+    assert text == on
     assert "kedro run --env *****" in event
     assert "number_of_datasets" in event
-    assert sorted([*home.rglob("*"), *kedro.answer.parent.rglob("*")]) == before
-    assert "number_of" not in shown(kedro, capsys, "viz", "run")[2]
-    for name, value in (
-        ("CI", "1"),
-        (ENDPOINT, "nowhere"),
-        ("ALL_PROXY", "socks5://x"),
-    ):
-        with monkeypatch.context() as changed:
-            changed.setenv(name, value)
-            title, address, event = shown(kedro, capsys, "info")
-        assert title.startswith(
-            "Preview: nothing is sent. This event would not be sent"
-        )
-        assert name in title
-        assert address == f"POST {repr(value if name == ENDPOINT else url)}"
-        support.check_event(json.loads(event))
+    assert "number_of" not in shown("viz", "run")[1]
+    for name, value in {"CI": "1", ENDPOINT: "x", "ALL_PROXY": "socks5://x:1"}.items():
+        text, _ = shown("info", **{name: value})
+        assert name in text
+        assert repr("x" if name == ENDPOINT else url) in text
+    assert kedro.files() == before
     kedro.answer.write_bytes(b"consent: false\n")
-    assert "`.telemetry` says no" in shown(kedro, capsys, "info")[0]
+    assert plugin.PROJECT_SAYS_NO in shown("info")[0]
     kedro.metadata = None
-    assert "not in a Kedro project" in shown(kedro, capsys, "info")[0]
-    monkeypatch.setenv("_KD_COMPLETE", "zsh_source")
-    assert shown(kedro, capsys, "info") == []
+    assert "not in a Kedro project" in shown("info")[0]
+    assert kedro.command("info", _KD_COMPLETE="zsh_source") == 0
+    assert capsys.readouterr() == ("", "")
 
 
 def test_unsetting_preview_during_a_command_sends_nothing_without_a_yes(
-    kedro: Kedro, monkeypatch: pytest.MonkeyPatch
+    kedro: Kedro,
 ) -> None:
     kedro.own.unlink()
-    monkeypatch.setenv(PREVIEW, "1")
+    kedro.patch.setenv(PREVIEW, "1")
     kedro.before("run")
-    monkeypatch.delenv(PREVIEW)
+    kedro.patch.delenv(PREVIEW)
     assert kedro.after() == 0
-
-
-# --- Kedro finds the hooks ---
 
 
 def test_kedro_registers_the_hook() -> None:

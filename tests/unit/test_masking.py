@@ -46,9 +46,6 @@ PUBLIC_OPTIONS = """
 NAMES = [" ".join(name.split()) for name in PUBLIC_COMMANDS.split(",")]
 
 
-# --- The vocabulary ---
-
-
 def test_the_lists_have_the_public_commands_and_options_and_no_others() -> None:
     groups: dict[str, set[str]] = {}
     for name in NAMES:
@@ -104,8 +101,6 @@ def test_the_lists_have_all_commands_options_and_tools_of_the_installed_kedro(
     pattern = support.SCHEMA["properties"]["properties"]["properties"]["tools"]
     assert [tool for tool in tools if tool not in pattern["pattern"]] == []
 
-
-# --- Single command lines ---
 
 TRAPS = """
 run --pipeline=ds --env=test       | run --pipeline ***** --env *****
@@ -181,8 +176,6 @@ def test_a_long_command_line_is_cut_before_it_is_looked_at() -> None:
     longest = ["run", *["--async"] * 30]
     assert mask_command(longest) == " ".join(["kedro", *longest])
 
-
-# --- Properties ---
 
 WORDS = sorted({*PUBLIC_COMMANDS.replace(",", "").split(), *PUBLIC_OPTIONS.split()})
 ANY_TEXT = st.text(st.characters(), max_size=12)  # with surrogates, control characters

@@ -217,9 +217,6 @@ def test_the_question_names_everything_in_eight_lines_of_80_columns(
         assert words in " ".join(lines), words
 
 
-# --- Whom to ask ---
-
-
 def test_only_terminals_are_asked(
     terminal: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,6 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,38 +15,29 @@ import support
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kedro import __version__ as kedro_version
-from kedro.framework.project import pipelines
 from kedro.io import DataCatalog
 
-from kedro_telemetry.plugin import (
-    MAX_MESSAGE,
-    build_event,
-    build_message,
-    count_objects,
-    find_salt,
-    hash_name,
-)
+from kedro_telemetry import plugin
+from kedro_telemetry.plugin import count_objects, hash_name
 
 
-def build(metadata: Any = None, counts: dict[str, int] | None = None) -> dict[str, Any]:
-    """Return what is sent of `kedro run`."""
-    message = build_message("kedro run", metadata, counts or {})
-    assert len(message) <= MAX_MESSAGE
-    event = json.loads(build_event(message))
+def build(counts: dict[str, int] | None = None, **metadata: Any) -> dict[str, Any]:
+    """Return what is sent of `kedro run` in a project with these metadata."""
+    message = plugin.build_message(
+        "kedro run", SimpleNamespace(**metadata), counts or {}
+    )
+    assert len(message) <= plugin.MAX_MESSAGE
+    event = json.loads(plugin.build_event(message))
     support.check_event(event)
     properties: dict[str, Any] = event["properties"]
     return properties
 
 
-def test_the_event_of_a_command_in_a_project(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_fields_of_a_command(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     support.own_folder(home).mkdir(parents=True)
-    salt = find_salt()
-    metadata = SimpleNamespace(
-        package_name="acme", tools="['Linting', 'Testing']", example_pipeline="False"
-    )
-    expected = {
+    salt = plugin.find_salt()
+    found = build({"number_of_nodes": 7}, package_name="acme", tools="['Linting', 'x']")
+    assert found == {
         "username": hash_name("somebody", "username", salt),
         "package_name": hash_name("acme", "package_name", salt),
         "command": "kedro run",
@@ -55,32 +45,22 @@ def test_the_event_of_a_command_in_a_project(
         "telemetry_version": "2.0.0+hardened",
         "python_version": f"3.{sys.version_info[1]}",
         "os": sys.platform,
-        "tools": "Linting, Testing",
-        "example_pipeline": "False",
+        "tools": "Linting",
         "number_of_nodes": 7,
     }
-    assert build(metadata, {"number_of_nodes": 7}) == expected
     monkeypatch.setattr(sys, "platform", "freebsd13")
-    assert build()["os"] == "other"
-
-
-def test_outside_of_a_project_no_field_of_a_project_is_sent() -> None:
-    for metadata in (None, SimpleNamespace(), SimpleNamespace(package_name="")):
-        properties = build(metadata)
-        properties.pop("project_version", None)  # a pre-release of Kedro has none
-        names = ["username", "command", "telemetry_version", "python_version", "os"]
-        assert list(properties) == names
+    outside = plugin.build_message("kedro info", None, {})
+    properties = json.loads(plugin.build_event(outside))["properties"]
+    assert {"package_name", "tools", "example_pipeline"} & set(properties) == set()
+    assert properties["os"] == "other"
 
 
 LONG = "x" * 200_000
 TOOLS: list[tuple[Any, str | None]] = [
-    ("['Linting', 'Testing']", "Linting, Testing"),
-    (["Linting", "Testing"], "Linting, Testing"),
-    (("Kedro Viz",), "Kedro Viz"),
-    ("['Testing', 'Linting', 'Testing', 'acme']", "Linting, Testing"),
-    (f"['{LONG}', 'PySpark']", "PySpark"),
-    *(("['None']", None), ("['acme Linting']", None), ("Linting", None)),
-    *((LONG, None), ([], None), (None, None), (12, None)),
+    *(("['Testing', 'Linting', 'Testing', 'acme']", "Linting, Testing"),),
+    *((["Linting", "Testing"], "Linting, Testing"), (("Kedro Viz",), "Kedro Viz")),
+    *((f"['{LONG}', 'PySpark']", "PySpark"), ("['None']", None), ("Linting", None)),
+    *(("['acme Linting']", None), (LONG, None), ([], None), (None, None), (12, None)),
 ]
 EXAMPLES: list[tuple[Any, str | None]] = [
     *(("True", "True"), ("False", "False"), (True, "True"), (False, "False")),
@@ -91,18 +71,16 @@ EXAMPLES: list[tuple[Any, str | None]] = [
 
 def test_only_tools_of_kedro_and_true_or_false_are_sent() -> None:
     for tools, expected in TOOLS:
-        assert build(SimpleNamespace(tools=tools)).get("tools") == expected
+        assert build(tools=tools).get("tools") == expected
     for example, expected in EXAMPLES:
-        metadata = SimpleNamespace(example_pipeline=example)
-        assert build(metadata).get("example_pipeline") == expected
+        assert build(example_pipeline=example).get("example_pipeline") == expected
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.text(st.characters()))
 def test_whatever_a_project_says_none_of_it_is_sent(text: str) -> None:
     name = f"acme {text}"
-    metadata = SimpleNamespace(package_name=name, tools=name, example_pipeline=name)
-    properties = build(metadata)
+    properties = build(package_name=name, tools=name, example_pipeline=name)
     assert len(properties["package_name"]) == 32
     assert not {"tools", "example_pipeline"} & set(properties)
     assert "acme" not in str(properties)
@@ -118,11 +96,37 @@ def test_an_event_is_built_where_only_approved_algorithms_work(
 
     for name in {*hashlib.algorithms_guaranteed, "new"} - {"sha256"}:
         monkeypatch.setattr(hashlib, name, refuse)
-    monkeypatch.setitem(sys.modules, "_blake2", None)
-    assert build(SimpleNamespace(package_name="acme"))["package_name"]
+    assert build(package_name="acme")["package_name"]
 
 
-# --- Counts ---
+def test_counts_have_two_significant_digits_and_no_parameters() -> None:
+    same = [(n, n) for n in (0, 1, 9, 10, 42, 99, 100, 110, 990)]
+    rounded = [(101, 100), (106, 110), (123, 120), (994, 990), (999, 1000)]
+    for count, expected in [*same, *rounded, (1234, 1200), (123_456, 120_000)]:
+        names = [f"parameters_{number}" for number in range(count)]
+        names += ["parameters", "params:a", "params:a.b"]
+        # Before Kedro 1.0, a catalog has `list`.
+        for method in ("keys", "list"):
+            catalog = SimpleNamespace(**{method: lambda names=names: names})
+            found = count_objects({"pipeline_names": ["ds"]}, catalog)
+            assert found == {"number_of_datasets": expected}
+        assert build(found)["number_of_datasets"] == expected
+
+
+def test_the_names_of_kedros_catalog_are_counted_and_nothing_is_loaded() -> None:
+    dataset = "MemoryDataSet" if support.KEDRO_018 else "MemoryDataset"
+    catalog = DataCatalog.from_config({name: {"type": dataset} for name in ("a", "b")})
+    feed: dict[str, Any] = {"parameters": {"secret": 1}, "params:secret": 1}
+    if hasattr(catalog, "add_feed_dict"):
+        catalog.add_feed_dict(feed)
+    else:
+        for name, value in feed.items():
+            catalog[name] = value
+    before = repr(catalog)
+    run_params = {"pipeline_name": "x"}
+    assert count_objects(run_params, catalog) == {"number_of_datasets": 2}
+    assert repr(catalog) == before
+
 
 REGISTRY = """
 from kedro.pipeline import node, pipeline
@@ -134,67 +138,6 @@ def register_pipelines():
     ds = pipeline([node(one, None, "a"), node(one, None, "b")])
     return {"__default__": ds + pipeline([node(one, None, "c")]), "ds": ds}
 """
-PARTS: dict[str, Any] = {"pipeline_names": ["ds"]}
-CATALOG = SimpleNamespace(
-    keys=lambda: ["a", "parameters", "params:a", "params:a.b", "parameters_x", "params"]
-)
-
-
-def test_counts_have_two_significant_digits() -> None:
-    counts = [(n, n) for n in (0, 1, 9, 10, 42, 99, 100, 110, 990)]
-    counts += [(101, 100), (106, 110), (123, 120), (994, 990), (999, 1000)]
-    for count, rounded in [*counts, (1234, 1200), (9999, 10_000), (123_456, 120_000)]:
-        names = [f"dataset {number}" for number in range(count)]
-        found = count_objects(PARTS, SimpleNamespace(keys=lambda n=names: n))
-        assert found == {"number_of_datasets": rounded}
-        assert build(None, found)["number_of_datasets"] == rounded
-
-
-@pytest.fixture
-def _registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Kedro's own `pipelines`, of a project with two of them."""
-    name = f"registry_{tmp_path.name.replace('-', '_')}"
-    (tmp_path / f"{name}.py").write_text(REGISTRY)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    pipelines.configure(name)
-    yield
-    pipelines.configure()
-
-
-@pytest.mark.usefixtures("_registry")
-def test_only_a_run_of_the_whole_project_has_the_numbers_of_nodes_and_pipelines() -> (
-    None
-):
-    """Parameters are not datasets. A dataset may have a similar name."""
-    part = {"number_of_datasets": 3}
-    whole = part | {"number_of_nodes": 3, "number_of_pipelines": 2}
-    empty: list[dict[str, Any]] = [
-        *({}, {"pipeline_name": None}, {"pipeline_names": None}, {"pipeline_names": []})
-    ]
-    for run_params in empty:
-        assert count_objects(run_params, CATALOG) == whole, run_params
-    for run_params in (PARTS, {"pipeline_name": "ds"}):
-        assert count_objects(run_params, CATALOG) == part, run_params
-    listing = SimpleNamespace(list=CATALOG.keys)  # of Kedro before 1.0
-    assert count_objects({}, listing) == whole
-
-
-def test_the_names_of_kedros_catalog_are_counted_and_nothing_is_loaded() -> None:
-    dataset = "MemoryDataSet" if support.KEDRO_018 else "MemoryDataset"
-    catalog = DataCatalog.from_config(
-        {name: {"type": dataset} for name in ("a", "b", "params_of_mine")}
-    )
-    feed: dict[str, Any] = {"parameters": {"secret": 1}, "params:secret": 1}
-    if hasattr(catalog, "add_feed_dict"):
-        catalog.add_feed_dict(feed)
-    else:
-        for name, value in feed.items():
-            catalog[name] = value
-    before = repr(catalog)
-    assert count_objects(PARTS, catalog) == {"number_of_datasets": 3}
-    assert repr(catalog) == before
-
-
 SETTINGS = """
 import json
 from kedro.framework.hooks import hook_impl
@@ -219,16 +162,13 @@ for arguments in ({}, {"pipeline_name": "ds"}):
 """
 
 
-def test_a_session_of_the_installed_kedro_is_counted(tmp_path: Path) -> None:
+def test_only_a_run_of_the_whole_project_has_numbers_of_nodes_and_pipelines(
+    tmp_path: Path,
+) -> None:
     support.make_bare_project(tmp_path, SETTINGS, REGISTRY)
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", RUNS],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
+    command = [sys.executable, "-W", "ignore", "-c", RUNS]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     counts = [json.loads(x) for x in done.stdout.splitlines() if x.startswith("{")]
     part = {"number_of_datasets": 0}
-    whole = part | {"number_of_nodes": 3, "number_of_pipelines": 2}
-    assert counts == [whole, part]
+    assert counts == [part | {"number_of_nodes": 3, "number_of_pipelines": 2}, part]
