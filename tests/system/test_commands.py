@@ -60,15 +60,9 @@ def python(script: str, cwd: Path, env: dict[str, str], *options: str) -> None:
 
 CLIENT_CLI = """\
 import click
-
-@click.group(name="acme")
-def cli():
-    pass
-
-@cli.command("wayne-enterprises")
-@click.option("--wayne-account")
-def wayne(wayne_account):
-    pass
+cli = click.Group("acme")
+option = click.Option(["--wayne-account"])
+cli.add_command(click.Command("wayne-enterprises", params=[option]))
 """
 MASKED = {
     (): "kedro",

@@ -11,9 +11,7 @@ from typing import NamedTuple
 import pexpect
 import pytest
 import support
-from network import ENDPOINT
-
-from kedro_telemetry.plugin import DEFAULT_ENDPOINT
+from support import Collector
 
 if sys.platform == "win32":
     pytest.skip("NOT TESTED HERE: needs terminals of Unix", allow_module_level=True)
@@ -46,15 +44,8 @@ for folder, settings in json.loads(sys.argv[1]).items():
 
 def start(script: str, cwd: Path, env: dict[str, str]) -> pexpect.spawn[str]:
     """Start a shell script in a terminal with job control."""
-    child = pexpect.spawn(
-        "/bin/bash",
-        ["--norc", "-c", f"set -m; {script}"],
-        cwd=str(cwd),
-        env={**env, "TERM": "dumb"},
-        timeout=60,
-        encoding="utf-8",
-        dimensions=(24, 80),
-    )
+    line, env = ["--norc", "-c", f"set -m; {script}"], {**env, "TERM": "dumb"}
+    child = pexpect.spawn("bash", line, 60, cwd=str(cwd), env=env, encoding="utf-8")
     child.delaybeforesend = None
     return child
 
@@ -69,14 +60,13 @@ def finish(child: pexpect.spawn[str], status: int = 0) -> str:
     return shown
 
 
-def said(project: Path) -> str | None:
-    path = project / ".telemetry"
-    return path.read_text() if os.path.lexists(path) else None
-
-
-def own_answer(project: Path, home: Path) -> str | None:
-    path = support.own_file(project, home)
-    return path.read_text().split()[0] if path.exists() else None
+def saved(project: Path, home: Path) -> tuple[str | None, str | None]:
+    """Return the user's own answer, and the text of `.telemetry`."""
+    own, text = support.own_file(project, home), project / ".telemetry"
+    return (
+        own.read_text().split()[0] if own.exists() else None,
+        text.read_text() if text.exists() else None,
+    )
 
 
 @pytest.fixture
@@ -104,15 +94,10 @@ CASES = {
     "n": Case(" n \n", "no"),
     "Enter": Case("\n", "no"),
     "another text": Case("maybe\n", "no"),
-    "n, Backspace, y": Case("n\x7fy\n", "yes"),
     "a long line": Case("y" * 3000 + "\n", "no"),
     "the end of input": Case(CTRL_D, None),
-    "y and the end of input": Case("y" + CTRL_D * 2, None),
     "y typed before": Case("\n", "no", early="y\ny\n"),
-    "half a word typed before": Case("s\n", "no", early="ye"),
-    "n typed before": Case("y\n", "yes", early="n\n"),
     "each key is read": Case("yikes\n", "no", settings="-icanon"),
-    "y typed before, each key is read": Case("\n", "no", "y\n", settings="-icanon"),
     "a raw terminal": Case("y\r", "yes", settings="raw -echo"),
     "y typed before in a raw terminal": Case("\r", "no", "y\r", "raw -echo"),
     "a yes from a clone, y": Case("y\n", "yes", telemetry="# ours\n" + YES),
@@ -122,7 +107,7 @@ CASES = {
 
 
 def test_each_answer_is_saved_as_it_was_meant(
-    env: dict[str, str], home: Path, collector: support.Collector, tmp_path: Path
+    env: dict[str, str], home: Path, collector: Collector, tmp_path: Path
 ) -> None:
     """A file that came with the project is not changed by an answer."""
     projects = {name: tmp_path / name for name in CASES}
@@ -132,11 +117,9 @@ def test_each_answer_is_saved_as_it_was_meant(
         if text := CASES[name].telemetry:
             (project / ".telemetry").write_text(text)
     folders = {str(project): CASES[name].settings for name, project in projects.items()}
-    argument = tmp_path / "folders.json"
-    argument.write_text(json.dumps(folders))
-    script = tmp_path / "commands.py"
-    script.write_text(COMMANDS)
-    child = start(f"'{sys.executable}' {script} \"$(cat {argument})\"", tmp_path, env)
+    (tmp_path / "folders").write_text(json.dumps(folders))
+    (tmp_path / "commands.py").write_text(COMMANDS)
+    child = start(f"'{sys.executable}' commands.py \"$(cat folders)\"", tmp_path, env)
 
     for name, case in CASES.items():
         child.expect_exact("ready")
@@ -146,9 +129,8 @@ def test_each_answer_is_saved_as_it_was_meant(
         assert (CAUTION in (child.before or "")) == bool(case.telemetry), name
         child.send(case.answer)
         child.expect_exact("status 0, 0 left")
-        assert own_answer(projects[name], home) == case.own, name
-        written = {"yes": YES, "no": NO, None: None}[case.own]
-        assert said(projects[name]) == (case.telemetry or written), name
+        written = case.telemetry or {"yes": YES, "no": NO, None: None}[case.own]
+        assert saved(projects[name], home) == (case.own, written), name
     finish(child)
     agreed = [name for name in CASES if CASES[name].own == "yes"]
     collector.wait(len(agreed))
@@ -158,22 +140,12 @@ def test_each_answer_is_saved_as_it_was_meant(
 
 @pytest.mark.parametrize(("answer", "count"), [("y", 2), ("", 0)])
 def test_the_question_is_asked_once_and_on_standard_error(
-    answer: str,
-    count: int,
-    asking: Path,
-    env: dict[str, str],
-    home: Path,
-    collector: support.Collector,
+    answer: str, count: int, asking: Path, env: dict[str, str], collector: Collector
 ) -> None:
     master, slave = os.openpty()  # standard output is another terminal
     child = start(f"{KEDRO} >{os.ttyname(slave)}; exec {KEDRO}", asking, env)
     child.expect_exact(PROMPT)
-    lines = (child.before or "").split("\r\n")
-    shown = [line for line in lines if str(home) not in line]  # a long path
-    assert len(lines) <= 8
-    assert [line for line in shown if len(line) > 80] == []
-    for text in (collector.url, "IP address", "KEDRO_TELEMETRY_PREVIEW=1", "deny"):
-        assert text in "".join(shown)
+    assert f"data to {collector.url}?" in (child.before or "")
     child.sendline(answer)
     assert finish(child) == f"{answer}\r\n{PIPELINES}"
     os.close(slave)
@@ -184,56 +156,17 @@ def test_the_question_is_asked_once_and_on_standard_error(
 
 
 def test_ctrl_c_ends_the_command_quietly_and_saves_nothing(
-    asking: Path, env: dict[str, str], home: Path, collector: support.Collector
+    asking: Path, env: dict[str, str], home: Path, collector: Collector
 ) -> None:
     child = start(f"exec {KEDRO}", asking, env)
     child.expect_exact(PROMPT)
     child.send(CTRL_C)
     assert finish(child, status=130) == "^C\r\n"
-    assert said(asking) is own_answer(asking, home) is None
+    assert saved(asking, home) == (None, None)
     assert collector.stays_silent()
 
 
-def test_the_later_of_two_answers_counts(
-    asking: Path, env: dict[str, str], home: Path, collector: support.Collector
-) -> None:
-    one, other = start(f"exec {KEDRO}", asking, env), start(KEDRO, asking, env)
-    for child in (one, other):
-        child.expect_exact(PROMPT)
-    one.sendline("y")
-    finish(one)
-    other.sendline("n")
-    finish(other)
-    assert own_answer(asking, home) == "no"
-    collector.wait()
-
-
-def test_another_address_is_asked_for_again(
-    project: Path, env: dict[str, str], home: Path, collector: support.Collector
-) -> None:
-    env[ENDPOINT] = DEFAULT_ENDPOINT
-    child = start(f"exec {KEDRO}", project, env)
-    child.expect_exact(PROMPT)
-    shown = child.before or ""
-    assert shown.index(CAUTION) < shown.index(f"usage data to {DEFAULT_ENDPOINT}?")
-    child.sendline("n")
-    finish(child)
-    assert own_answer(project, home) == "no"
-    assert said(project) == YES
-
-
-# --- Answers that cannot be saved, and who is not asked ---
-
-
-def test_one_line_says_that_an_answer_could_not_be_saved(
-    asking: Path, env: dict[str, str], home: Path, collector: support.Collector
-) -> None:
-    child = start(f"ulimit -f 0; exec {KEDRO}", asking, env)  # as on a full disk
-    child.expect_exact(PROMPT)
-    child.sendline("y")
-    why = "Your answer could not be saved: [Errno 27] File too large"
-    assert finish(child) == f"y\r\n{why}\r\n{PIPELINES}"
-    assert collector.stays_silent()
+# --- Who is not asked ---
 
 
 @pytest.mark.parametrize("closed", ["the project", "the own folder"])
@@ -245,11 +178,11 @@ def test_not_asked_where_an_answer_could_not_be_saved(
     folder.chmod(0o555)
     assert finish(start(f"exec {user} {KEDRO}", asking, env)) == PIPELINES
     folder.chmod(0o755)
-    assert said(asking) is own_answer(asking, home) is None
+    assert saved(asking, home) == (None, None)
 
 
 def test_not_asked_where_nobody_could_agree(
-    asking: Path, env: dict[str, str], home: Path, collector: support.Collector
+    asking: Path, env: dict[str, str], home: Path, collector: Collector
 ) -> None:
     commands = [
         f"{KEDRO} </dev/null",
@@ -261,5 +194,5 @@ def test_not_asked_where_nobody_could_agree(
     for command in commands:
         shown = finish(start(command, asking, env))
         assert PIPELINES in shown, command
-        assert said(asking) is own_answer(asking, home) is None, command
+        assert saved(asking, home) == (None, None), command
     assert collector.stays_silent()
