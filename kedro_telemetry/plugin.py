@@ -1,21 +1,21 @@
 """Opt-in usage telemetry for Kedro: the complete plugin, to be read downwards.
 
 1. Nothing is sent without two yeses: one in the project's file `.telemetry`, and the
-   user's own, in a folder of the user. No project can bring that one. It is for one
-   path, one address and one major version of this plugin.
-2. A user who has not answered is asked before a command, if somebody can answer.
-3. A command sends at most one event, when it ends: the fields in FIELDS, each in its
-   fixed format, and nothing else. The sender checks this (`build_event`).
+   user's own, in the user's own folder. No file of a project can be the user's yes. It
+   is for one path, one address and one major version of this plugin.
+2. A user who has not answered is asked before a command, at a terminal.
+3. A command sends at most one event, when it ends. Its properties are the fields in
+   FIELDS, each in its fixed format. The sender checks this (`build_event`).
 4. Each word of the command line that is not in COMMANDS or OPTIONS is masked.
 5. User and package names are hashed, with a secret salt that is new each month.
 6. Only the sender uses the network. It is a second process, which runs this file as far
    as THE WALL, and gets one small message and a few environment variables. It posts
-   once, to one URL, and ends 4.5 seconds after it begins.
+   once, to one URL, and ends within 4.5 seconds.
 7. No command waits for the sender, or fails because of an error here.
-8. On disk are answers (in `.telemetry`, and in the user's folder) and one salt.
+8. On disk are answers (in `.telemetry`, and in the user's own folder) and one salt.
 
-Not protected against: code that runs as the user, and does not need this file to send
-anything. On Windows, the owner and the permissions of files are not checked.
+Not protected against: code that runs as the user, or sets the user's environment. On
+Windows, the owner and the permissions of the user's own folder are not checked.
 """
 
 from __future__ import annotations
@@ -44,14 +44,13 @@ ENDPOINT_VARIABLE = "KEDRO_TELEMETRY_ENDPOINT"  # the URL of another collector
 PREVIEW_VARIABLE = "KEDRO_TELEMETRY_PREVIEW"  # show each event, and send nothing
 MAX_MESSAGE = 4096  # bytes: fits into the buffer of a pipe on every system
 
-
 # --- Masking: what is sent of a command line ---
 
 MASK = "*****"
 MAX_WORDS = 32  # of a command line, with `kedro`
 
-# The public commands of Kedro 0.18 to 1.7, of its official plugins (kedro-viz, -docker,
-# -airflow, -skills) and of kedro-mlflow, by group: from the source of their releases.
+# The public commands, by group, and options of Kedro 0.18 to 1.7, its official plugins
+# (kedro-viz, -docker, -airflow, -skills) and kedro-mlflow: from their releases' source.
 COMMANDS = {
     "kedro": """
         activate-nbstripout airflow build-docs build-reqs catalog docker docs info
@@ -74,7 +73,6 @@ COMMANDS = {
     "kedro starter": "list",
     "kedro viz": "build deploy run",
 }
-# All their options.
 OPTIONS = """
     -H -V -a -c -d -e -f -g -h -i -j -lv -n -ns -o -p -r -s -t -tc -v -y --alias --all
     --artifact-path --async --autoreload --await-registration-for --base-image --browser
@@ -100,8 +98,7 @@ def mask_command(args: Sequence[str]) -> str:
     run --pipeline=ds -e prod   ->  kedro run --pipeline ***** -e *****
     run --client acme --async   ->  kedro run ***** ***** *****
     acme-report --env prod      ->  kedro ***** ***** *****
-
-    Masking the result once more does not change it.
+    Masking the words after `kedro` once more does not change the result.
     """
     words = list(args[:MAX_WORDS])
     command = "kedro"
@@ -115,9 +112,10 @@ def mask_command(args: Sequence[str]) -> str:
             shown += [option, MASK] if equals else [option]
         else:
             shown.append(MASK)
-            # After an unknown option or command, what looks public can be a value.
-            is_unknown = word.startswith("-") or command in COMMANDS
-            mask_rest = mask_rest or (is_unknown and word != MASK)
+            # After an unknown option, or an unknown command of a group, the rest can be
+            # values. A word that was masked before is neither.
+            if word != MASK and (word.startswith("-") or command in COMMANDS):
+                mask_rest = True
     return " ".join(shown[:MAX_WORDS])
 
 
@@ -128,13 +126,13 @@ HASH = "[0-9a-f]{32}"
 COUNT = "[0-9]|[1-9][0-9]0{0,7}"  # a number with at most two significant digits
 
 # Each field, and the pattern that its whole text must match. Only counts are numbers.
-# Adding a field requires a new major version, so that everybody is asked again.
+# A new field requires a new major version, so that everybody is asked again.
 FIELDS = {
     "username": HASH,
     "package_name": HASH,
     "command": "kedro( [A-Za-z*-]+)*",  # see `mask_command`
     "project_version": r"[0-9]{1,3}(\.[0-9]{1,3}){1,2}",  # of Kedro
-    "telemetry_version": r"2\.0\.0\+hardened",
+    "telemetry_version": re.escape(VERSION),
     "python_version": r"3\.[0-9]{1,2}",
     "os": "linux|darwin|win32|other",
     "tools": f"({TOOL})(, ({TOOL})){{0,6}}",
@@ -160,7 +158,6 @@ def build_event(message: bytes) -> bytes:
         kind = int if pattern == COUNT else str
         if type(value) is kind and re.fullmatch(pattern, str(value)):
             properties[name] = value
-
     counted = "number_of_datasets" in properties
     event = {
         "app_id": APP_ID,
@@ -173,13 +170,14 @@ def build_event(message: bytes) -> bytes:
 
 # --- The request: where the event goes ---
 
+# PORT is 1 to 65535: a test tries each number.
 HOST = r"[\w-]{1,63}(\.[\w-]{1,63})*"
-PORT = r"(?!0)([1-5]?\d{1,4}|6[0-4]\d{3}|65[0-4]\d\d|655[0-2]\d|6553[0-5])"  # to 65535
+PORT = r"(?!0)([1-5]?\d{1,4}|6[0-4]\d{3}|65[0-4]\d\d|655[0-2]\d|6553[0-5])"
 PATH = r"(/[\w/.~-]*)?"
 HTTPS = rf"https://{HOST}(:{PORT})?{PATH}"
 LOOPBACK = rf"http://127\.0\.0\.1:{PORT}{PATH}"
-# urllib would speak to an https:// or socks5:// proxy without encryption as well.
 SECRET = r"[\w.~!$&*+%-]+"  # other characters are written with %
+# No https:// or socks5://, because urllib would speak to them without encryption, too.
 PROXY = rf"(http://)?({SECRET}:{SECRET}@)?{HOST}:{PORT}"
 MAX_URL = 200  # characters: so no host is too long for DNS
 
@@ -188,7 +186,7 @@ def endpoint() -> str:
     """Return the URL of the collector. Raises ValueError if it is refused."""
     url = environ.get(ENDPOINT_VARIABLE, DEFAULT_ENDPOINT)
     if url == DEFAULT_ENDPOINT:
-        return url  # to compile a pattern takes time
+        return url  # it needs no pattern, which takes time to compile
     form = LOOPBACK if url.startswith("http:") else HTTPS
     if len(url) > MAX_URL or not re.fullmatch(form, url, re.ASCII):
         forms = "https://HOST[:PORT][/PATH] or http://127.0.0.1:PORT[/PATH]"
@@ -203,12 +201,12 @@ def find_proxies() -> dict[str, str]:
         if proxy:
             if len(proxy) > MAX_URL or not re.fullmatch(PROXY, proxy, re.ASCII):
                 raise ValueError(f"{name} is not [http://][USER:PASSWORD@]HOST:PORT")
-            return {"https": "http://" + proxy.removeprefix("http://")}
+            return {"https": f"http://{proxy.removeprefix('http://')}"}
     return {}
 
 
 def send() -> None:
-    """Post the event on standard input. An error ends the process; nobody sees it."""
+    """Post the event on standard input. An error ends the process without a word."""
     import ssl
     from urllib import request
 
@@ -216,7 +214,7 @@ def send() -> None:
     agent = f"kedro-telemetry/{VERSION}"
     headers = {"Content-Type": "application/json", "User-Agent": agent}
     opener = request.OpenerDirector()
-    opener.add_handler(request.ProxyHandler(find_proxies()))  # obeys NO_PROXY
+    opener.add_handler(request.ProxyHandler(find_proxies()))  # it applies NO_PROXY
     opener.add_handler(request.HTTPHandler())
     context = ssl.create_default_context()  # verifies the certificate
     opener.add_handler(request.HTTPSHandler(context=context))
@@ -249,7 +247,7 @@ MAX_FILE = 1024 * 1024  # bytes
 
 
 def open_plain(path: str, flags: int, permissions: int = 0) -> int:
-    """Open a file, but no symbolic link, and without waiting for a FIFO."""
+    """Open a file that is not a symbolic link, without waiting for a FIFO."""
     if sys.platform != "win32":
         flags |= os.O_NOFOLLOW | os.O_NONBLOCK
     elif os.path.islink(path):
@@ -260,47 +258,39 @@ def open_plain(path: str, flags: int, permissions: int = 0) -> int:
 def read_file(path: str) -> bytes:
     """Return the content of a regular file, which must not be large. Raises OSError."""
     with open(path, "rb", opener=open_plain) as file:
-        found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_FILE:
+        info = os.fstat(file.fileno())
+        if not stat.S_ISREG(info.st_mode) or info.st_size > MAX_FILE:
             raise OSError(f"{path!r} is not a file, or too large")
-        return file.read(found.st_size)
+        return file.read(info.st_size)
 
 
 def write_file(path: str, data: bytes, mode: int, flag: int = os.O_TRUNC) -> None:
-    """Write a file in place, and read it back. A new one has this mode."""
+    """Write a file in place. A new one has this mode. Raises OSError."""
     descriptor = open_plain(path, os.O_WRONLY | os.O_CREAT | flag, mode)
     with open(descriptor, "wb") as file:
         file.write(data)
-    if read_file(path) != data:
+    if read_file(path) != data:  # for example a FIFO with a reader
         raise OSError(f"{path!r} does not keep what is written")
 
 
 # --- The project's answer: its file `.telemetry` ---
 
-MAX_CONSENT = 4096  # bytes
 PROJECT_YES = b"consent: true\n"
 PROJECT_NO = b"consent: false\n"
 ANSWERS = {"true": True, "True": True, "false": False, "False": False}
 
 
-def find_consent(data: bytes) -> bool | None:
-    """Return the answer in this content of a `.telemetry` file; None if it is unclear.
-
-    All other lines are empty or comments, so a YAML reader loads only the same answer.
-    """
+def find_answer(data: bytes) -> bool | None:
+    """Return the answer in this content of a `.telemetry` file. None means unclear."""
+    # All other lines are empty or comments: so a YAML reader loads nothing but it.
     text = data.decode("latin-1").replace("\r\n", "\n")
     is_printable = data.isascii() and text.replace("\n", "").isprintable()
-    if not is_printable or len(data) > MAX_CONSENT:
-        return None
+    is_plain = is_printable and len(data) <= 4096
     lines = [line.rstrip(" ") for line in text.split("\n")]
     statements = [line for line in lines if line and not line.startswith("#")]
+    # If there are two statements, the second one stays in the value.
     name, _, value = "\n".join(statements).partition(": ")
-    return ANSWERS.get(value) if name == "consent" else None
-
-
-def parse_consent(data: bytes) -> bool:
-    """Return whether this content of a `.telemetry` file is a yes."""
-    return find_consent(data) is True
+    return ANSWERS.get(value) if is_plain and name == "consent" else None
 
 
 # --- The user's own answer: a file for each project, in their own folder ---
@@ -314,9 +304,8 @@ def own_yes() -> bytes:
 
 
 def own_folder() -> str:
-    """Return this user's folder, which may not exist yet. Raises OSError: no home."""
-    variable = "LOCALAPPDATA" if sys.platform == "win32" else "HOME"
-    home = environ.get(variable, "")
+    """Return the user's own folder, which need not exist. Without a home: OSError."""
+    home = environ.get("LOCALAPPDATA" if sys.platform == "win32" else "HOME", "")
     if not isabs(home) or not isdir(home):
         raise FileNotFoundError("there is no home folder")
     state = environ.get("XDG_STATE_HOME", "")
@@ -335,18 +324,18 @@ def own_file(project: str) -> str:
 
 
 def check_own_folder(folder: str, project: str) -> None:
-    """Raise OSError unless this folder is the user's only, or can be made so."""
+    """Raise OSError if this folder is not only the user's, or could not be made so."""
     if join(realpath(folder), "").startswith(join(project, "")):
         raise OSError(f"your own folder is inside the project: {folder!r}")
-    existing = folder
+    existing = folder  # or else the nearest one above it, where it would be made
     while not isdir(existing):
         existing = dirname(existing)
     if not os.access(existing, os.W_OK):
         raise OSError(f"you cannot write to {existing!r}")
     if sys.platform != "win32":
-        found = os.stat(existing)
-        is_shared = existing == folder and found.st_mode & 0o022
-        if is_shared or found.st_uid != os.geteuid():
+        info = os.stat(existing)
+        is_shared = existing == folder and info.st_mode & 0o022
+        if is_shared or info.st_uid != os.geteuid():
             raise OSError(f"others own {existing!r}, or can write to it")
 
 
@@ -354,48 +343,23 @@ def write_own_answer(project: str, answer: bytes) -> None:
     """Save the user's own answer, in a checked folder. New folders are theirs only."""
     own = own_file(project)
     for folder in reversed(Path(own).parents):
-        if not folder.is_dir():
-            folder.mkdir(0o700)
+        folder.mkdir(0o700, exist_ok=True)
     write_file(own, answer, 0o600)
 
 
 # --- Whether an event is sent, and why not ---
 
-COMPLETING = "shell completion is running"
 PROJECT_SAYS_NO = "`.telemetry` says no"
 NOT_ANSWERED = "you have not agreed to this address here (kedro-telemetry allow)"
 
 
-def why_off(project: str | None) -> str | None:
-    """Return the first reason why nothing is sent from this project folder, or None."""
-    for name in ("DO_NOT_TRACK", "KEDRO_DISABLE_TELEMETRY", "CI"):
-        if environ.get(name):
-            return f"the environment variable {name} is set"
-    for name in environ:
-        if name.startswith("_") and name.endswith("_COMPLETE"):
-            return COMPLETING
-    if project is None:
-        return "not in a Kedro project"
-    consent, own_answer = None, b""
-    try:
-        check_sender()
-        with suppress(FileNotFoundError):
-            consent = find_consent(read_file(join(project, ".telemetry")))
-            if consent is None:
-                return "`.telemetry` is unclear: write exactly `consent: true`"
-        if consent is False:
-            return PROJECT_SAYS_NO
-        own = own_file(project)
-        check_own_folder(dirname(own), project)
-        with suppress(FileNotFoundError):
-            own_answer = read_file(own)
-    except (OSError, ValueError) as error:
-        return str(error)
-    if own_answer == OWN_NO:
-        return "your own answer is no (to change it: kedro-telemetry allow)"
-    if consent and own_answer == own_yes():
-        return None
-    return NOT_ANSWERED  # the only reason to ask
+def is_preview() -> bool:
+    return bool(environ.get(PREVIEW_VARIABLE))
+
+
+def is_completing() -> bool:
+    """Return whether a shell asks for completions, of `kedro` under any name."""
+    return any(n.startswith("_") and n.endswith("_COMPLETE") for n in environ)
 
 
 def check_sender() -> None:
@@ -406,7 +370,7 @@ def check_sender() -> None:
     for name in "debugpy pydevd _pydevd_bundle viztracer scalene".split():
         if name in sys.modules:
             raise ValueError(f"{name} would run in the sender, too")
-    # What these load, for instance to redirect the network, the sender does not load.
+    # They load libraries, for instance to redirect the network. The sender has neither.
     for name in ("LD_PRELOAD", "DYLD_INSERT_LIBRARIES"):
         if environ.get(name):
             raise ValueError(f"{name} is not given to the sender")
@@ -418,11 +382,42 @@ def check_sender() -> None:
     find_proxies()
 
 
+def why_off(project: str | None) -> str | None:
+    """Return the first reason why nothing is sent from this project folder, or None."""
+    for name in ("DO_NOT_TRACK", "KEDRO_DISABLE_TELEMETRY", "CI"):
+        if environ.get(name):
+            return f"the environment variable {name} is set"
+    if is_completing():
+        return "shell completion is running"
+    if project is None:
+        return "not in a Kedro project"
+    answer, own_answer = None, b""  # where there is no file
+    try:
+        check_sender()
+        with suppress(FileNotFoundError):
+            answer = find_answer(read_file(join(project, ".telemetry")))
+            if answer is None:
+                return "`.telemetry` is unclear: write exactly `consent: true`"
+        if answer is False:
+            return PROJECT_SAYS_NO
+        own = own_file(project)
+        check_own_folder(dirname(own), project)
+        with suppress(FileNotFoundError):
+            own_answer = read_file(own)
+    except (OSError, ValueError) as error:
+        return str(error)
+    if own_answer == OWN_NO:
+        return "your own answer is no (to change it: kedro-telemetry allow)"
+    if answer and own_answer == own_yes():
+        return None
+    return NOT_ANSWERED  # the only reason to ask
+
+
 def describe(reason: str | None) -> str:
     """Return whether events are sent, with this reason why not, and the address."""
     state = "on" if reason is None else f"off: {reason}"
-    address = environ.get(ENDPOINT_VARIABLE, DEFAULT_ENDPOINT)
-    return f"Telemetry is {state}.\naddress     {address!r}"
+    address = f"address     {environ.get(ENDPOINT_VARIABLE, DEFAULT_ENDPOINT)!r}"
+    return f"Telemetry is {state}.\n{address}"
 
 
 # --- The question ---
@@ -435,7 +430,7 @@ One event each: the command with its values masked, hashes of user and package
 name, versions of Kedro, Python and this plugin, operating system, project
 tools, example pipeline or not, numbers of datasets, nodes and pipelines. The
 server also sees your IP address. KEDRO_TELEMETRY_PREVIEW=1 shows an event.
-Saved in {folder!r}, and in .telemetry if there is none
+Saved in {folder!r}, and in .telemetry if new
 To undo: kedro-telemetry deny. Send these events? Enter means no. [y/N] """
 TOO_LATE = "\nNo answer in time counts as no. To change it: kedro-telemetry allow\n"
 
@@ -464,16 +459,18 @@ else:
             seconds = max(0, end - time.monotonic())
             if not select.select([sys.stdin], [], [], seconds)[0]:
                 return None
-            part = os.read(sys.stdin.fileno(), 4096)  # a line, if not in raw mode
+            part = os.read(sys.stdin.fileno(), 4096)  # a line, without `stty -icanon`
             if not part:
                 break
-            line += part.replace(b"\r", b"\n")
+            line += part
         return line.decode("latin-1")
 
 
 def can_ask(project: str) -> bool:
     """Return whether somebody can answer here, and the project can keep the answer."""
-    if not (sys.stdin.isatty() and sys.stdout.isatty() and sys.stderr.isatty()):
+    # Windows' NUL is a terminal to `isatty`, but it has no size: OSError.
+    os.get_terminal_size(sys.stderr.fileno())
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
         return False
     if sys.platform != "win32" and os.tcgetpgrp(sys.stdin.fileno()) != os.getpgrp():
         return False  # a background job
@@ -496,11 +493,13 @@ def ask(project: str) -> None:
                 write_own_answer(project, OWN_NO)
         elif line.endswith("\n"):  # else the input has ended
             agreed = line.strip().lower() in ("y", "yes")
-            consent = PROJECT_YES if agreed else PROJECT_NO
+            if not agreed:
+                write_own_answer(project, OWN_NO)
             with suppress(FileExistsError):  # that file is not changed
+                consent = PROJECT_YES if agreed else PROJECT_NO
                 write_file(join(project, ".telemetry"), consent, 0o644, os.O_EXCL)
-            # Last, so that a yes counts only if both could be saved.
-            write_own_answer(project, own_yes() if agreed else OWN_NO)
+            if agreed:  # last, so that it counts only if all is saved
+                write_own_answer(project, own_yes())
     except OSError as error:
         sys.stderr.write(f"Your answer could not be saved: {error}\n")
     except KeyboardInterrupt:  # Kedro would show a traceback
@@ -511,23 +510,19 @@ def ask(project: str) -> None:
 # --- The message: the values of the fields ---
 
 
-def is_preview() -> bool:
-    return bool(environ.get(PREVIEW_VARIABLE))
-
-
 def find_salt() -> bytes:
     """Return this month's salt. A new one is stored, with the month, as hex digits."""
     month = time.strftime("%Y-%m", time.gmtime())
-    salt = os.urandom(32)
-    with suppress(OSError):  # then it is for this event only
+    new = os.urandom(32)
+    with suppress(OSError):  # what cannot be stored is used once
         path = join(own_folder(), "salt")
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError):  # there is none, or it is damaged
             stored_month, digits = read_file(path).decode().split()
             if stored_month == month and len(digits) == 64:
                 return bytes.fromhex(digits)
         if not is_preview():
-            write_file(path, f"{month} {salt.hex()}\n".encode(), 0o600)
-    return salt
+            write_file(path, f"{month} {new.hex()}\n".encode(), 0o600)
+    return new
 
 
 def login_name() -> str:
@@ -575,7 +570,7 @@ def build_message(command: str, metadata: Any, counts: Any) -> bytes:
         "python_version": f"3.{sys.version_info.minor}",
         "os": sys.platform if sys.platform in ("linux", "darwin", "win32") else "other",
         "tools": ", ".join(tool for tool in TOOL.split("|") if f"'{tool}'" in tools),
-        "example_pipeline": example[:6],  # longer text is wrong anyway
+        "example_pipeline": example[:6],  # so that no text can fill the message
         **counts,
     }
     return json.dumps(values).encode()
@@ -583,14 +578,13 @@ def build_message(command: str, metadata: Any, counts: Any) -> bytes:
 
 # --- Starting the sender ---
 
-senders: list[Any] = []  # that were started, and may still run
+senders: list[Any] = []
 
-# The sender's environment, besides the address. Without those in the last line, Python
-# does not find its libraries on some Linux systems, on macOS, and on Windows.
+# The sender's environment, besides the address. With the last three, Python finds its
+# libraries on some Linux systems, on macOS and on Windows.
 SENDER_VARIABLES = """
     HTTPS_PROXY https_proxy ALL_PROXY all_proxy NO_PROXY no_proxy
-    SSL_CERT_FILE SSL_CERT_DIR
-    LD_LIBRARY_PATH DYLD_LIBRARY_PATH SYSTEMROOT
+    SSL_CERT_FILE SSL_CERT_DIR LD_LIBRARY_PATH DYLD_LIBRARY_PATH SYSTEMROOT
 """.split()
 
 
@@ -599,14 +593,17 @@ def start_sender(message: bytes) -> None:
     if len(message) > MAX_MESSAGE:  # to write it would have to wait for the sender
         raise ValueError("the message is too long")
 
+    # Here, because a tool can replace Popen by a function. Then only the event is lost.
     class Sender(subprocess.Popen[bytes]):
         def __del__(self) -> None:
             """Do not warn that the process still runs."""
 
     environment = {n: environ[n] for n in SENDER_VARIABLES if environ.get(n)}
-    environment[ENDPOINT_VARIABLE] = endpoint()  # so it is not empty: that can mean all
-    senders[:] = [sender for sender in senders if sender.poll() is None]  # reaps them
-    sender: Any = Sender(
+    # It is never empty. Tools that wrap Popen can take an empty one for "everything".
+    environment[ENDPOINT_VARIABLE] = endpoint()
+    for sender in senders:
+        sender.poll()  # reaps it, if it has ended
+    new: Any = Sender(
         [sys.executable, "-I", "-S", "-B", os.path.abspath(__file__)],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
@@ -616,21 +613,21 @@ def start_sender(message: bytes) -> None:
         start_new_session=True,  # so signals of the terminal do not reach it
         creationflags=0x08000000 if sys.platform == "win32" else 0,  # no window
     )
-    senders.append(sender)
-    with sender.stdin as pipe:
+    senders.append(new)
+    with new.stdin as pipe:
         pipe.write(message)
 
 
-# --- The hooks ---
+# --- The hooks. Kedro does not guard them: an error would end the command ---
 
 
 def decide(metadata: Any, may_ask: bool = False) -> str | None:
-    """Return why no event is sent, or None. May ask the user, or end their own yes."""
+    """Return why no event is sent, or None. Can ask the user, or withdraw their yes."""
     project = metadata and realpath(metadata.project_path)
     reason = why_off(project)
     if is_preview():
         return reason
-    if reason == PROJECT_SAYS_NO:  # so a file with a yes that comes back is no yes
+    if reason == PROJECT_SAYS_NO:  # so that a later yes in this file asks again
         with suppress(FileNotFoundError):
             if read_file(own_file(project)) != OWN_NO:
                 os.unlink(own_file(project))
@@ -641,7 +638,6 @@ def decide(metadata: Any, may_ask: bool = False) -> str | None:
 
 
 class TelemetryHook:
-    # Kedro does not guard its hooks: an error that escapes would end the command.
     command = ""  # what runs, masked. Empty if no event can be sent
 
     @HookimplMarker("kedro_cli")
@@ -652,7 +648,7 @@ class TelemetryHook:
             self.process_id = os.getpid()
             self.counts: Any = {}
             reason = decide(project_metadata, may_ask=True)
-            if reason is None or (is_preview() and reason != COMPLETING):
+            if reason is None or (is_preview() and not is_completing()):
                 self.command = mask_command(command_args)
 
     @HookimplMarker("kedro")
@@ -694,8 +690,13 @@ def __getattr__(name: str) -> Any:
 
 
 def _check_for_telemetry_consent(project_path: Any) -> bool:
-    """Return whether events are sent. Kedro's own tests patch this."""
+    """Return whether events are sent. Not used here: Kedro's own tests patch it."""
     return why_off(realpath(project_path)) is None
+
+
+def parse_consent(data: bytes) -> bool:
+    """Return whether this content of a `.telemetry` file is a yes."""
+    return find_answer(data) is True
 
 
 # --- The command `kedro-telemetry` ---
@@ -705,24 +706,23 @@ USAGE = """kedro-telemetry {status,allow,deny}
 status  show whether kedro commands here send events (exit status: 0 no, 1 yes)
 allow   turn telemetry on, for you in this project
 deny    turn telemetry off in this project
-
 DO_NOT_TRACK=1 in the environment turns telemetry off everywhere.
 KEDRO_TELEMETRY_PREVIEW=1 kedro info shows an event without sending it."""
 
 
 def find_project() -> str | None:
     """Return the project folder, as `kedro` would find it from here, or None."""
-    last = 1 if kedro_version.startswith("0.18.") else None  # it looks only here
+    last = 1 if kedro_version.startswith("0.18.") else None  # it looks in no other
     for folder in [Path.cwd(), *Path.cwd().parents][:last]:
         with suppress(OSError, ValueError):  # no such file, or not one that Kedro reads
             path = realpath(folder / "pyproject.toml")
             if "[tool.kedro]" in read_file(path).decode():
-                return str(folder)
+                return realpath(folder)
     return None
 
 
 def show_status(project: str | None) -> bool:
-    """Show whether a command in this project would send an event, and return it."""
+    """Show and return whether a command in this project would send an event."""
     reason = why_off(project)
     if reason is None and is_preview():
         reason = f"the environment variable {PREVIEW_VARIABLE} is set"
@@ -774,6 +774,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         show_status(project)
         return 0
     except Exception as error:
-        problems = f"{error} {error.__context__ or ''}"  # `deny` can have two
-        sys.stderr.write(f"kedro-telemetry: {problems}\nChange this, and try again.\n")
+        before = error.__context__ or ""  # the first of two errors in `deny`
+        with suppress(Exception):  # standard error can be closed
+            sys.stderr.write(f"kedro-telemetry: {error} {before}\nCorrect this.\n")
         return 2
