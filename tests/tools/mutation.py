@@ -117,7 +117,9 @@ def enter_copy(folder: Path) -> None:
 
 def survives(mutants: list[MutationSpec], tests: str) -> bool:
     """Return whether these tests pass with these mutants, in this process's copy."""
-    script = f"ulimit -v 8000000; .venv/bin/python -m pytest {PYTEST} {tests} 2>&1"
+    # cosmic-ray forbids byte code. It is allowed, but not for the plugin.
+    python = "env -u PYTHONDONTWRITEBYTECODE .venv/bin/python"
+    script = f"ulimit -v 8000000; {python} -m pytest {PYTEST} {tests} 2>&1"
     try:
         # Tests that take longer than this, in seconds, count as failed.
         result = mutate_and_test(mutants, f"sh -c {shlex.quote(script)}", 900)
