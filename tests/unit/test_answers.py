@@ -1,7 +1,5 @@
 """The answers: when a project's file and the user's own file make telemetry on."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import sys
@@ -26,37 +24,29 @@ def why_off(project: Path | None) -> str | None:
     return plugin.why_off(os.path.realpath(project) if project else None)
 
 
-YES = [
-    *(b"consent: true", b"consent: true\n", b"consent: True\n", b"consent: true\r\n"),
-    *(
-        b"\r\n\r\nconsent: true\r\n\r\n",
-        b"consent: true   \n",
-        b" \nconsent: true\n \n",
-    ),
-    *(b"# us\n\n# and more\n\nconsent: true\n# end", b"#consent: false\nconsent: true"),
-    *(b"consent: true\n" + b"#" * 4082, b"consent: true" + b" " * 4083),
-]
+def texts(joined: str) -> list[str]:
+    return joined.split("|")
+
+
+YES = texts(
+    "consent: true|consent: true\n|consent: True\n|consent: true\r\n|consent: true  \n|"
+    "\r\n\r\nconsent: true\r\n\r\n| \nconsent: true\n \n|#consent: false\nconsent: true"
+    f"|# us\n\n# and more\n\nconsent: true\n# end|consent: true\n{'#' * 4082}"
+)
 VALUES = "false yes on y 1 TRUE tRUE trues true:x \"true\" 'true' &a [true] null 0x1 ~"
-ENDS = [
-    *("\t\n", "#\n", " # yes\n", "\t# comment\n", " true\n", "\n...\n", "\n---\n"),
-    *("\nconsent: true\n", "\nconsent: false\n", "\nmore: 1\n", "\n  more\n", "\n- 1"),
-    *("\n # indented\n", "\n\t\n", "\r", "\r\r\n", "\0", "\n\0", "\n# \0", "\x0b\n"),
-    *("\x0c\n", "\x1c\n", "\x7f\n", "\x85", "\u2028", "\u2029", "\u00a0", "\u3000"),
-    *("\u200b", "\n\ufeff", "\n" * 4084, "\n#" + "#" * 4083),
-]
-STARTS = [
-    *(" ", "\t", "\t\n", "# a\n\t# b\n", "- ", "---\n", "%YAML 1.1\n---\n", "\ufeff"),
-    *("more: 1\n", "consent: false\n", "consent: true\n", "\n\ufeff", "# \x1b[31m\n"),
-    *("# \r", "# \rconsent: false\n", "# \x85consent: false\n", "# \u202e\n", "\u2028"),
-    *("# \u00e4\n", "# \t\n"),
-]
-OTHERS = [
-    *("", "\n", "#\n", "consent\n", "true\n", "consent:\n", "consent=true\n", "{}\n"),
-    *("consent:true\n", "consent : true\n", "consent:  true\n", "consent:\ttrue\n"),
-    *("Consent: true\n", "CONSENT: true\n", '"consent": true\n', "{consent: true}\n"),
-    *("[consent, true]\n", "? consent\n: true\n", "consent:\u00a0true\n", "x" * 5000),
-    *("consent: !!bool true\n", "consent: tru\u0435\n", "consent\uff1a true\n"),
-]
+ENDS = texts(
+    "\t\n|#\n| # yes\n| true\n|\n...\n|\n---\n|\nmore: 1\n|\nconsent: true\n|\n more\n"
+    "|\nconsent: false\n|\n # more\n|\n\t\n|\r|\r\r\n|\0|\n# \0|\x0b\n|\x0c\n|\x7f\n"
+    f"|\x85|\u2028|\u00a0|\u200b|\n\ufeff|{' ' * 4084}|\n#{'#' * 4083}"
+)
+STARTS = texts(
+    " |\t|\t\n|# a\n\t# b\n|- |---\n|%YAML 1.1\n---\n|\ufeff|more: 1\n|consent: false\n"
+    "|consent: true\n|# \x1b[31m\n|# \r|# \rconsent: false\n|# \x85\n|# \u00e4\n"
+)
+OTHERS = texts(
+    "|\n|#\n|consent\n|true\n|consent:\n|consent=true\n|consent:true\n|consent : true\n"
+    "|consent:  true\n|consent:\ttrue\n|Consent: true\n|'consent': true|{consent: true}"
+)
 NO = [
     *(f"consent: {value}\n".encode() for value in VALUES.split()),
     *(f"consent: true{end}".encode() for end in ENDS),
@@ -65,35 +55,21 @@ NO = [
     *("consent: true\n".encode(name) for name in ("utf-16", "utf-16-le", "utf-32")),
     *(b"# %b\nconsent: true\n" % byte for byte in (b"\xff", b"\xc0\xaf", b"\xed\xa0")),
 ]
-PIECES = [
-    *(b"consent: true", b"consent: True", b"consent: false", b"#", b"# a", b" ", b"  "),
-    *(
-        b"\n",
-        b"\n",
-        b"\r\n",
-        b"\r",
-        b"\t",
-        b"---",
-        b"consent",
-        b":",
-        b"\0",
-        b"\xc3\xa9",
-    ),
-]
+PIECES = texts("consent: true|consent: false|#|# a| |\n|\n|\r\n|\r|\t|---|consent|:|\0")
 
 
 def test_only_one_exact_line_is_a_yes() -> None:
-    for data in YES:
-        assert parse_consent(data) is True, data
+    for text in YES:
+        assert parse_consent(text.encode()) is True, text
     for data in NO:
         assert parse_consent(data) is False, data
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.one_of(st.sampled_from(YES), st.lists(st.sampled_from(PIECES)).map(b"".join)))
-def test_yaml_loads_exactly_consent_true_from_each_yes(data: bytes) -> None:
-    if parse_consent(data):
-        loaded = yaml.safe_load(data)
+@given(st.sampled_from(YES) | st.lists(st.sampled_from(PIECES)).map("".join))
+def test_yaml_loads_exactly_consent_true_from_each_yes(text: str) -> None:
+    if parse_consent(text.encode()):
+        loaded = yaml.safe_load(text)
         assert loaded == {"consent": True}
         assert loaded["consent"] is True
 
@@ -112,7 +88,7 @@ def test_the_first_row_of_the_table_that_applies_decides(
         for project in (agreed, None):
             assert why_off(project) == f"the environment variable {name} is set"
         monkeypatch.setenv(name, "")
-    assert why_off(None) == why_off(agreed) == plugin.COMPLETING  # b
+    assert why_off(None) == why_off(agreed) == "shell completion is running"  # b
     monkeypatch.delenv("_KD_COMPLETE")
     assert why_off(None) == "not in a Kedro project"  # c
     assert "LD_PRELOAD" in str(why_off(agreed))  # d
@@ -128,16 +104,15 @@ def test_the_first_row_of_the_table_that_applies_decides(
     assert why_off(agreed) == AGREE  # h, i
 
 
+# A variable, a value with which telemetry is off, and one with which it is on.
 ROOT = os.path.abspath(os.sep)
-VARIABLES = [  # each with a value with which telemetry is off, or None, and is on
-    *(("LD_PRELOAD", "libtorsocks.so", None), ("DYLD_INSERT_LIBRARIES", "x", None)),
+VARIABLES = [
+    *(("LD_PRELOAD", "libtorsocks.so", ""), ("DYLD_INSERT_LIBRARIES", "x", "")),
     ("SSL_CERT_FILE", "ca.pem", os.path.join(ROOT, "ca.pem")),
     ("SSL_CERT_DIR", f"{ROOT}{os.pathsep}certs", f"{ROOT}{os.pathsep}{ROOT}"),
-    *((ENDPOINT, "", None), (ENDPOINT, "https://a.example:99999/", None)),
-    ("HTTPS_PROXY", "proxy.example:3128/", "proxy.example:3128"),
+    (ENDPOINT, "", "http://127.0.0.1:9/nobody-listens"),
     ("ALL_PROXY", "socks5://proxy.example:1080", "http://proxy.example:1080"),
-    ("_MY_KEDRO_3_COMPLETE", "zsh_source", None),  # whatever the command is called
-    *(("KEDRO_COMPLETE", None, "1"), ("_KEDRO_COMPLETED", None, "1")),
+    ("HTTPS_PROXY", "proxy.example:3128/", "proxy.example:3128"),
 ]
 
 
@@ -145,14 +120,10 @@ def test_off_where_the_sender_could_not_run_as_promised(
     agreed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, refused, accepted in VARIABLES:
-        for value in (refused, accepted):
-            with monkeypatch.context() as changed:
-                changed.setenv(name, value or "")
-                reason = why_off(agreed)
-            if value is accepted and value:
-                assert reason is None, name
-            elif value is not None:
-                assert reason == plugin.COMPLETING or name in str(reason)
+        monkeypatch.setenv(name, refused)
+        assert name in str(why_off(agreed))
+        monkeypatch.setenv(name, accepted)
+        assert why_off(agreed) is None, name
     for name in ("debugpy", "pydevd", "_pydevd_bundle", "viztracer", "scalene"):
         with monkeypatch.context() as changed:
             changed.setitem(sys.modules, name, types.ModuleType(name))
@@ -164,7 +135,10 @@ def test_off_where_the_sender_could_not_run_as_promised(
         with monkeypatch.context() as changed:
             changed.setattr(holder, name, broken, raising=False)
             assert "no Python interpreter, or no plugin.py" in str(why_off(agreed))
+    monkeypatch.setenv("KEDRO_COMPLETE", "1")
     assert why_off(agreed) is None
+    monkeypatch.setenv("_MY_KEDRO_3_COMPLETE", "zsh_source")
+    assert why_off(agreed) == "shell completion is running", "under another name"
 
 
 class Case:
@@ -231,13 +205,10 @@ ROWS: list[Row] = [
     ("another address", AGREE, lambda c: c.patch.setenv(ENDPOINT, "https://a.example")),
     ("own version 1", AGREE, lambda c: c.put(c.own, c.yes.replace(b" 2 ", b" 1 "))),
     ("own version 20", AGREE, lambda c: c.put(c.own, c.yes.replace(b" 2 ", b" 20 "))),
-    ("own address", AGREE, lambda c: c.put(c.own, c.yes.replace(b":9/", b":8/"))),
     ("own text after", AGREE, lambda c: c.put(c.own, c.yes + b"more\n")),
-    ("own text before", AGREE, lambda c: c.put(c.own, b"\n" + c.yes)),
     ("own CRLF", AGREE, lambda c: c.put(c.own, c.yes.replace(b"\n", b"\r\n"))),
     ("own half", AGREE, lambda c: c.put(c.own, c.yes[:-1])),
     ("own consent: true", AGREE, lambda c: c.put(c.own, b"consent: true\n")),
-    ("own empty", AGREE, lambda c: c.put(c.own, b"")),
     ("own a folder", "", lambda c: c.put(c.own, "folder")),
     ("own huge", "too large", lambda c: c.put(c.own, "huge")),
     ("no .telemetry", AGREE, lambda c: c.answer.unlink()),
@@ -279,7 +250,7 @@ ROWS += UNIX_ROWS if sys.platform != "win32" else []
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[row[0] for row in ROWS])
-def test_a_yes_counts_only_if_it_is_the_users_own_for_this_project(
+def test_a_yes_counts_only_if_it_is_the_users_own(
     row: Row, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is read, a FIFO or a device, does not block. Looking writes nothing."""
@@ -298,7 +269,7 @@ def test_a_yes_counts_only_if_it_is_the_users_own_for_this_project(
 
 @support.as_root
 @pytest.mark.parametrize("which", ["own", "parent"])
-def test_a_folder_of_somebody_else_is_not_trusted_and_nothing_is_made_in_it(
+def test_a_folder_of_another_user_is_not_used(
     which: str, agreed: Path, home: Path
 ) -> None:
     folder = support.own_folder(home)
@@ -313,9 +284,7 @@ def test_a_folder_of_somebody_else_is_not_trusted_and_nothing_is_made_in_it(
     assert os.listdir(folder) == before
 
 
-def test_new_folders_and_answers_are_for_the_user_only(
-    tmp_path: Path, home: Path
-) -> None:
+def test_what_is_made_is_for_the_user_only(tmp_path: Path, home: Path) -> None:
     umask = os.umask(0)
     plugin.allow(os.path.realpath(tmp_path))
     os.umask(umask)
@@ -339,7 +308,7 @@ def test_a_file_is_written_through_no_link_and_read_back(tmp_path: Path) -> None
         plugin.write_file(os.devnull, b"after", 0o600)
 
 
-def test_the_own_folder_is_where_each_system_keeps_what_does_not_travel(
+def test_each_system_has_its_own_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("HOME", "LOCALAPPDATA", "XDG_STATE_HOME"):

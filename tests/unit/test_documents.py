@@ -1,7 +1,5 @@
 """README.md, SECURITY.md and CONTRIBUTING.md say what the code does."""
 
-from __future__ import annotations
-
 import json
 import re
 import xml.etree.ElementTree as ElementTree

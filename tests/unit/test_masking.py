@@ -1,7 +1,5 @@
 """Masking: only names of public commands and options are sent of a command line."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys
@@ -82,9 +80,7 @@ print(json.dumps([found, list(tools.values())]))
 """
 
 
-def test_the_lists_have_all_commands_options_and_tools_of_the_installed_kedro(
-    tmp_path: Path,
-) -> None:
+def test_the_lists_have_all_words_of_the_installed_kedro(tmp_path: Path) -> None:
     support.make_bare_project(tmp_path)
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", WALK],
@@ -104,23 +100,17 @@ def test_the_lists_have_all_commands_options_and_tools_of_the_installed_kedro(
 
 TRAPS = """
 run --pipeline=ds --env=test       | run --pipeline ***** --env *****
-run --pipeline ds -e prod          | run --pipeline ***** -e *****
 run -p ds -p de --pipeline=x       | run -p ***** -p ***** --pipeline *****
 run --env=--env                    | run --env *****
-run -lv ds:1 --async               | run -lv ***** --async
 run --async=secret                 | run --async *****
 run secret --env test              | run ***** --env *****
 run --pipeline --env               | run --pipeline --env
-run --yes                          | run --yes
 info --pipeline x                  | info --pipeline *****
 pipeline create run                | pipeline create *****
 registry describe list             | registry describe *****
-run run                            | run *****
 docker cmd run                     | docker cmd *****
-kedro run                          | ***** *****
 run -pds --async                   | run ***** *****
 run --pipeline -secret --async     | run --pipeline ***** *****
-new -tcno --name x                 | new ***** ***** *****
 -v run --params=password:1         | -v ***** *****
 --version SECRET --env             | --version ***** *****
 mlflow ui -h secret                | mlflow ui -h *****
@@ -134,7 +124,6 @@ run --client acme --env x          | run ***** ***** ***** *****
 run --client=acme --async          | run ***** *****
 Run                                | *****
 run --ENV=x --async                | run ***** *****
-run - --async                      | run ***** *****
 run = --async                      | run ***** --async
 ipython -- --env x                 | ipython ***** ***** *****
 jupyter lab --X.token=x --env      | jupyter lab ***** *****
@@ -191,9 +180,7 @@ COMMAND_LINE = st.tuples(
 
 @settings(max_examples=150, deadline=None)
 @given(COMMAND_LINE)
-def test_each_word_that_is_sent_is_public_and_masking_again_changes_nothing(
-    args: list[str],
-) -> None:
+def test_each_word_that_is_sent_is_public(args: list[str]) -> None:
     shown = mask_command(args)
     assert set(shown.split(" ")) <= {"kedro", MASK, *WORDS}
     assert mask_command(shown.split(" ")[1:]) == shown

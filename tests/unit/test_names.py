@@ -1,7 +1,5 @@
 """The names that others rely on, and what the file imports and loads."""
 
-from __future__ import annotations
-
 import ast
 import json
 import os
@@ -28,7 +26,7 @@ TREE = ast.parse(support.PLUGIN.read_text("utf-8"))
 ]
 
 
-def test_the_names_that_others_use_are_there() -> None:
+def test_the_names_that_others_use_are_there_and_some_are_absent() -> None:
     from kedro.framework.startup import ProjectMetadata
 
     from kedro_telemetry.plugin import ProjectMetadata as Found
@@ -37,11 +35,7 @@ def test_the_names_that_others_use_are_there() -> None:
     assert plugin.mask_command(["run"]) == "kedro run"
     assert plugin.parse_consent(b"consent: true") is True
     assert callable(plugin.main)
-    assert isinstance(plugin.telemetry_hook, plugin.TelemetryHook)
-
-
-def test_the_names_that_would_turn_on_others_are_absent() -> None:
-    """Where Kedro's tools use them, they take their absence for "not installed"."""
+    # Where Kedro's tools use these, they take their absence for "not installed".
     for name in (
         *("_get_heap_app_id", "_get_or_create_uuid", "_get_project_properties"),
         *("_send_heap_event", "KedroTelemetryCLIHooks", "cli_hook", "project_hook"),
@@ -59,16 +53,13 @@ def test_the_check_that_kedro_patches_is_a_bool_of_both_yeses(agreed: Path) -> N
     assert check(agreed / "other") is check(str(agreed / "other")) is False
 
 
-def test_there_is_one_version_and_kedro_accepts_it() -> None:
+def test_kedro_accepts_the_version_and_is_the_only_dependency() -> None:
     assert plugin.VERSION == kedro_telemetry.__version__ == "2.0.0+hardened"
     assert distribution("kedro-telemetry").version == plugin.VERSION
     for text in (*(distribution("kedro").requires or []), "kedro-telemetry>=0.5.0"):
         requirement = Requirement(text)
         if requirement.name == "kedro-telemetry":
             assert requirement.specifier.contains(plugin.VERSION)
-
-
-def test_the_only_dependency_is_kedro() -> None:
     needed = distribution("kedro-telemetry").requires or []
     assert [text for text in needed if "extra ==" not in text] == ["kedro>=0.18.1"]
     files = {path.name for path in support.PLUGIN.parent.glob("[!_]*")}
@@ -87,9 +78,7 @@ def imports(nodes: list[ast.stmt]) -> set[str]:
     return found
 
 
-def test_only_the_standard_library_kedro_and_pluggy_are_imported_by_statements() -> (
-    None
-):
+def test_only_the_standard_library_kedro_and_pluggy_are_imported() -> None:
     standard = set(sys.stdlib_module_names)
     assert imports(TREE.body) - standard == {"kedro", "pluggy"}
     above = [node for node in TREE.body if node.lineno <= WALL.lineno]
@@ -102,15 +91,9 @@ def test_only_the_standard_library_kedro_and_pluggy_are_imported_by_statements()
     hidden = {"__import__", "import_module", "exec", "eval", "compile", "setattr"}
     assert names & hidden == set()
     assert imports(TREE.body) & {"importlib", "ctypes"} == set()
-
-
-def test_no_attribute_of_a_module_is_replaced() -> None:
-    changed = {
-        ast.unparse(node.value)
-        for node in ast.walk(TREE)
-        if isinstance(node, ast.Attribute) and not isinstance(node.ctx, ast.Load)
-    }
-    assert changed <= {"self", "parser", "sender"}
+    attributes = [node for node in ast.walk(TREE) if isinstance(node, ast.Attribute)]
+    changed = [node.value for node in attributes if not isinstance(node.ctx, ast.Load)]
+    assert {ast.unparse(value) for value in changed} <= {"self", "parser", "sender"}
 
 
 HEAVY = {

@@ -1,7 +1,5 @@
 """The salt: a secret that stays on this machine, for a month. And what it hashes."""
 
-from __future__ import annotations
-
 import calendar
 import hashlib
 import os
@@ -66,9 +64,7 @@ def test_a_new_salt_is_random_for_the_user_only_and_used_again(path: Path) -> No
     assert find_salt() != salt
 
 
-def test_the_first_event_of_a_month_of_utc_overwrites_the_salt(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_month_has_its_salt(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     midnight = calendar.timegm((2031, 1, 1, 0, 0, 0))
     gmtime = time.gmtime
     salts = set()
@@ -116,9 +112,7 @@ def test_a_salt_that_cannot_be_stored_is_used_once(
     assert len({find_salt(), find_salt()}) == 2
 
 
-def test_a_preview_stores_no_salt_but_uses_the_stored_one(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_preview_stores_no_salt(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KEDRO_TELEMETRY_PREVIEW", "1")
     assert len({find_salt(), find_salt()}) == 2
     assert not path.exists()

@@ -1,7 +1,5 @@
 """The message: the values of an event's fields, taken from the project and the run."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import subprocess
@@ -86,9 +84,7 @@ def test_whatever_a_project_says_none_of_it_is_sent(text: str) -> None:
     assert "acme" not in str(properties)
 
 
-def test_an_event_is_built_where_only_approved_algorithms_work(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_no_algorithm_but_sha_256_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a Python for FIPS 140, which has neither BLAKE2 nor MD5."""
 
     def refuse(*arguments: Any, **options: Any) -> None:
@@ -162,9 +158,7 @@ for arguments in ({}, {"pipeline_name": "ds"}):
 """
 
 
-def test_only_a_run_of_the_whole_project_has_numbers_of_nodes_and_pipelines(
-    tmp_path: Path,
-) -> None:
+def test_only_a_run_of_all_pipelines_counts_them(tmp_path: Path) -> None:
     support.make_bare_project(tmp_path, SETTINGS, REGISTRY)
     command = [sys.executable, "-W", "ignore", "-c", RUNS]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
