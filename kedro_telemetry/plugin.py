@@ -79,8 +79,8 @@ OPTIONS = """
     --bucket-name --check-only --checkout --ci --ci-config-path --code-path --code-paths
     --conda-env --conf-source --config --copy-mode --destination --directory
     --docker-args --endpoint --env --example --extra-pip-requirements --force
-    --from-inputs --from-nodes --fs-args --group-by --group-in-memory --help --host
-    --ide --ignore-plugins --image --include-hooks --include-previews
+    --from-inputs --from-nodes --fs-args --gid --group-by --group-in-memory --help
+    --host --ide --ignore-plugins --image --include-hooks --include-previews
     --infer-input-example --infer-signature --input-file --input-name --jinja-file
     --lite --load-file --load-version --load-versions --model-name --name --namespace
     --namespaces --no-browser --no-ci --node --nodes --only-missing-outputs --open
