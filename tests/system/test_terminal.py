@@ -95,8 +95,6 @@ CASES = {
     "the end of input": Case(CTRL_D, None),
     "y typed before": Case("\n", "no", early="y\ny\n"),
     "each key is read": Case("yikes\n", "no", settings="-icanon"),
-    "a raw terminal": Case("y\r", "yes", settings="raw -echo"),
-    "y typed before in a raw terminal": Case("\r", "no", "y\r", "raw -echo"),
     "a yes from a clone, y": Case("y\n", "yes", telemetry="# ours\n" + YES),
     "a yes from a clone, n": Case("n\n", "no", telemetry=YES),
     "a yes from a clone, y typed before": Case("\n", "no", "y\n", telemetry=YES),
