@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import support
 import trustme
@@ -23,10 +23,6 @@ ENDPOINT = "KEDRO_TELEMETRY_ENDPOINT"
 HOST = "collector.test"  # nobody knows this name, unless a test replaces /etc/hosts
 CLONE_NEWNET = 0x40000000  # from sched.h
 PR_SET_CHILD_SUBREAPER = 36  # from sys/prctl.h
-
-Input = TypeVar("Input")
-Result = TypeVar("Result")
-
 
 # --- Loopback only (Linux): the kernel counts what tries to leave ---
 
@@ -64,9 +60,7 @@ def adopt_orphans() -> None:
 # --- Senders ---
 
 
-def side_by_side(
-    function: Callable[[Input], Result], inputs: Iterable[Input]
-) -> list[Result]:
+def side_by_side(function: Callable[[Any], Any], inputs: Iterable[Any]) -> list[Any]:
     """Call the function for all inputs at once: most of a sender's life is waiting."""
     with ThreadPoolExecutor(24) as pool:
         return list(pool.map(function, inputs))
@@ -100,7 +94,7 @@ def end_in_time(*runs: Callable[[], object]) -> bool:
 
     sleep = [sys.executable, "-c", "import time; time.sleep(4.5)"]
     slept, *others = side_by_side(seconds, [lambda: subprocess.run(sleep), *runs])
-    return max(others) < slept + 0.5
+    return bool(max(others) < slept + 0.5)
 
 
 def event_bytes(properties: dict[str, object] = PROPERTIES) -> bytes:

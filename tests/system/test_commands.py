@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import support
-from network import side_by_side
 from support import Collector
 
 unix = pytest.mark.skipif(
@@ -124,10 +123,9 @@ def test_a_command_that_fails_fails_the_same_and_arrives(
     line = [*KEDRO, "run", "--pipeline=nowhere"]
     if support.KEDRO_018:
         line[-1] = "--no-such-option"
-    switches = [env | {"DO_NOT_TRACK": switch} for switch in ("1", "")]
-    off, on = side_by_side(lambda switch: run(*line, cwd=project, env=switch), switches)
-    assert on == off
-    assert on[0] != 0
+    off = run(*line, cwd=project, env=env | {"DO_NOT_TRACK": "1"})
+    assert run(*line, cwd=project, env=env) == off
+    assert off[0] != 0
     (event,) = collector.wait()
     assert event["event"] == "CLI command"
 
@@ -152,9 +150,9 @@ def test_a_node_sees_no_sender_and_its_forked_children_send_nothing(
     project: Path, env: dict[str, str], collector: Collector
 ) -> None:
     module = project / "src" / "acme" / "pipelines" / "ds" / "__init__.py"
-    text = module.read_text()
-    module.write_text(text.replace("def one():\n    return 1\n", FORKS))
-    assert FORKS in module.read_text()
+    text = module.read_text().replace("def one():\n    return 1\n", FORKS)
+    assert FORKS in text
+    module.write_text(text)
     status, _, errors = run(*KEDRO, "run", "--pipeline=ds", cwd=project, env=env)
     assert status == 0, errors
     support.wait_for_senders()
@@ -180,8 +178,7 @@ def test_sessions_and_packaged_projects_send_nothing(
     project: Path, env: dict[str, str], collector: Collector
 ) -> None:
     """Nor does a session in a process that has run a command."""
-    script = 'run_session()\ncommand("run", "--help")\nrun_session()\n'
-    python(script, project, env)
+    python('run_session()\ncommand("run", "--help")\nrun_session()', project, env)
     env["PYTHONPATH"] += os.pathsep + str(project / "src")
     packaged = [sys.executable, "-m", "acme", f"--conf-source={project / 'conf'}"]
     assert run(*packaged, cwd=project, env=env)[0] == 0
@@ -232,7 +229,6 @@ def test_closed_streams_do_not_matter(
     line = ["sh", "-c", '"$@" <&- >&- 2>&-', "sh", *KEDRO, "--version"]
     assert run(*line, cwd=project, env=env)[0] == 0
     collector.wait()
-    assert collector.commands == ["kedro --version"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="NOT TESTED HERE: needs prlimit")
