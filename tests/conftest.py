@@ -1,7 +1,5 @@
 """Each test gets a clean environment, its own home, and a network of loopback alone."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess
@@ -18,11 +16,8 @@ import sitecustomize  # noqa: F401  # guards this process like its children
 import support
 
 # For tests/tools/mutation.py, where the first input that fails is enough.
-hypothesis.settings.register_profile(
-    "mutation",
-    database=None,
-    phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
-)
+PHASES = (hypothesis.Phase.explicit, hypothesis.Phase.generate)
+hypothesis.settings.register_profile("mutation", database=None, phases=PHASES)
 
 # A suite started in the background would pass on that Ctrl-C is ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -7,14 +7,16 @@ import importlib.metadata
 import importlib.resources
 import json
 import os
+import re
 import shutil
 import socket
+import socketserver
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -82,19 +84,13 @@ def check_event(event: Any) -> None:
 def read_request(connection: socket.socket) -> bytes:
     """Return the bytes of one HTTP request, or what came of it."""
     data = b""
-    while True:
-        head, separator, body = data.partition(b"\r\n\r\n")
-        if separator:
-            length = 0
-            for line in head.lower().split(b"\r\n"):
-                if line.startswith(b"content-length:"):
-                    length = int(line.split(b":")[1])
-            if len(body) >= length:
-                return data
-        chunk = connection.recv(65536)
-        if not chunk:
-            return data
+    while chunk := connection.recv(65536):
         data += chunk
+        head, separator, body = data.partition(b"\r\n\r\n")
+        length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
+        if separator and len(body) >= (int(length[1]) if length else 0):
+            break
+    return data
 
 
 def answer_ok(connection: socket.socket, collector: Collector) -> None:
@@ -102,34 +98,30 @@ def answer_ok(connection: socket.socket, collector: Collector) -> None:
     connection.sendall(OK)
 
 
-class Collector:
+class Collector(socketserver.ThreadingTCPServer):
     """A TCP server on loopback that keeps the requests that `answer` reads."""
 
+    daemon_threads = True
+    request_queue_size = 256
+
     def __init__(self, answer: Answer = answer_ok) -> None:
+        super().__init__(("127.0.0.1", 0), socketserver.BaseRequestHandler)
         self.answer = answer
         self.requests: list[bytes] = []
         self.connections = 0
         self.stopping = threading.Event()
-        self.server = socket.create_server(("127.0.0.1", 0), backlog=256)
-        self.port: int = self.server.getsockname()[1]
+        self.port: int = self.server_address[1]
         self.url = f"http://127.0.0.1:{self.port}/api/track"
-        self.acceptor = threading.Thread(target=self._accept, daemon=True)
-        self.acceptor.start()
+        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
-    def _accept(self) -> None:
-        while not self.stopping.is_set():
-            try:
-                connection, _ = self.server.accept()
-            except OSError:
-                return
-            self.connections += 1
-            arguments = (connection,)
-            threading.Thread(target=self._serve, args=arguments, daemon=True).start()
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        request.settimeout(20)
+        with suppress(OSError):
+            self.answer(request, self)
 
-    def _serve(self, connection: socket.socket) -> None:
-        connection.settimeout(20)
-        with connection, suppress(OSError):
-            self.answer(connection, self)
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        self.connections += 1
+        return True
 
     @property
     def events(self) -> list[dict[str, Any]]:
@@ -157,19 +149,14 @@ class Collector:
 
     def close(self) -> None:
         self.stopping.set()
-        with suppress(OSError):  # ends `accept`
-            self.server.shutdown(socket.SHUT_RDWR)
-        self.acceptor.join(5)
-        self.server.close()
+        self.shutdown()
+        self.server_close()
 
 
 @contextmanager
 def collecting(answer: Answer = answer_ok) -> Iterator[Collector]:
-    collector = Collector(answer)
-    try:
+    with closing(Collector(answer)) as collector:
         yield collector
-    finally:
-        collector.close()
 
 
 def senders() -> list[psutil.Process]:
@@ -177,12 +164,9 @@ def senders() -> list[psutil.Process]:
 
     On Linux, `network.adopt_orphans` makes each of them a descendant.
     """
-    if sys.platform == "linux":
-        processes = psutil.Process().children(recursive=True)
-    else:
-        processes = list(psutil.process_iter())
-    found = []
-    for process in processes:
+    found, every = [], psutil.process_iter()
+    children = psutil.Process().children(recursive=True)
+    for process in children if sys.platform == "linux" else every:
         with suppress(psutil.Error):
             is_sender = process.cmdline()[1:] == SENDER[1:]
             if is_sender and process.status() != psutil.STATUS_ZOMBIE:
@@ -248,8 +232,7 @@ def make_project(folder: Path, home: Path, name: str = "acme") -> Path:
     dataset = "MemoryDataSet" if KEDRO_018 else "MemoryDataset"
     catalog = "".join(f"{n}:\n  type: {dataset}\n" for n in ("ds_a", "ds_b", "de_b"))
     (project / "conf" / "base" / "catalog.yml").write_text(catalog)
-    parameters = project / "conf" / "base" / "parameters.yml"
-    parameters.write_text("secret_parameter: 1\n")
+    (project / "conf" / "base" / "parameters.yml").write_text("secret_parameter: 1\n")
     return project
 
 
@@ -262,10 +245,9 @@ def make_bare_project(folder: Path, settings: str = "", registry: str = "") -> N
         f'kedro_init_version = "{importlib.metadata.version("kedro")}"\n'
     )
     (folder / "conf" / "base" / "catalog.yml").touch()
-    package = folder / "src" / "bare"
-    (package / "__init__.py").touch()
-    (package / "settings.py").write_text(settings)
-    (package / "pipeline_registry.py").write_text(registry)
+    (folder / "src" / "bare" / "__init__.py").touch()
+    (folder / "src" / "bare" / "settings.py").write_text(settings)
+    (folder / "src" / "bare" / "pipeline_registry.py").write_text(registry)
 
 
 def copy_project(source: Path, target: Path) -> Path:
@@ -293,9 +275,8 @@ def own_file(project: Path, home: Path) -> Path:
 def agree(project: Path, home: Path, url: str) -> Path:
     """Save both yeses: in `.telemetry`, and the user's own, for this address."""
     (project / ".telemetry").write_bytes(b"consent: true\n")
-    folder = own_folder(home)
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = own_file(project, home)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     path.write_bytes(f"yes to version 2 at {url}\n".encode())
     return path
 
@@ -312,7 +293,6 @@ def kedro(
         capture_output=True,
         stdin=subprocess.DEVNULL,
         timeout=120,
-        check=False,
         **options,
     )
 

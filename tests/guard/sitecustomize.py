@@ -3,13 +3,9 @@
 Python imports this module by its name if this folder is on PYTHONPATH.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from typing import Any
-
-LOCAL = ("127.", "::1", "localhost", "/")
 
 
 def guard(event: str, arguments: tuple[Any, ...]) -> None:
@@ -17,12 +13,8 @@ def guard(event: str, arguments: tuple[Any, ...]) -> None:
         return
     target = arguments[1] if event != "socket.getaddrinfo" else arguments[0]
     host = target[0] if isinstance(target, tuple) else target
-    text = (
-        host.decode("utf-8", "replace")
-        if isinstance(host, bytes)
-        else str(host or "127.0.0.1")
-    )
-    if text.startswith(LOCAL) or text == "":
+    text = os.fsdecode(host) if isinstance(host, bytes) else str(host or "")
+    if not text or text.startswith(("127.", "::1", "localhost", "/")):
         return
     notes = os.environ.get("TELEMETRY_TEST_ESCAPES")
     if notes:
