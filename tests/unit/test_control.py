@@ -187,27 +187,6 @@ def test_the_project_is_found_as_kedro_finds_it(
     assert (plugin.find_project() is not None) == is_project, "only this folder counts"
 
 
-def test_an_odd_path_is_shown_escaped(
-    control: Control, show: Show, tmp_path: Path
-) -> None:
-    home = tmp_path / ("\u0141" if sys.platform == "win32" else "\u0141\x1b[31m'\udcff")
-    home.mkdir()
-    control.patch.setenv(support.HOME, str(home))
-    status, lines = show("allow")
-    assert status == 0
-    assert r"\u0141" in lines[2]
-    assert "".join(lines).isprintable()
-    assert "".join(lines).isascii()
-
-
-def test_a_closed_pipe_does_not_change_the_exit_status(control: Control) -> None:
-    reader, writer = os.pipe()
-    os.close(reader)
-    with open(writer, "w") as stdout, control.patch.context() as changed:
-        changed.setattr(sys, "stdout", stdout)
-        assert [plugin.main([action]) for action in ("allow", "status")] == [0, 1]
-
-
 def test_wrong_usage_is_an_error_and_help_explains(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 import io
 import os
 import select
+import shutil
 import signal
 import sys
 import threading
@@ -162,10 +163,15 @@ def test_a_later_answer_counts_but_silence_ends_no_yes(terminal: Terminal) -> No
 
 
 def test_an_answer_that_cannot_be_saved_does_not_count(terminal: Terminal) -> None:
+    def delete_project() -> None:
+        terminal.own.rmdir()
+        shutil.rmtree(terminal.project)
+
     terminal.own.mkdir(parents=True)
-    assert terminal.ask(b"y\n") is not None
-    (line,) = terminal.shown.getvalue().split(PROMPT)[1].splitlines()
-    assert line.startswith("Your answer could not be saved: ")
+    for change in (bool, delete_project):
+        assert terminal.ask(b"y\n", change) is not None
+        (line,) = terminal.shown.getvalue().split(PROMPT)[1].splitlines()
+        assert line.startswith("Your answer could not be saved: ")
 
 
 @on_unix
