@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 import support
@@ -18,37 +19,28 @@ TOML = b"[tool.kedro]\n"
 class Control:
     """A project without answers, whose folder or a subfolder is the current one."""
 
-    def __init__(self, folder: Path, home: Path, patch: pytest.MonkeyPatch) -> None:
-        self.project, self.patch = folder / "project", patch
+    def __init__(self, folder: Path, home: Path, patch: Any, capsys: Any) -> None:
+        self.project, self.patch, self.capsys = folder / "project", patch, capsys
         (self.project / "src").mkdir(parents=True)
         (self.project / "pyproject.toml").write_bytes(TOML)
         patch.chdir(self.project / ("" if support.KEDRO_018 else "src"))
         self.answer = self.project / ".telemetry"
         self.own = support.own_file(self.project, home)
 
-
-@pytest.fixture
-def control(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Control:
-    return Control(tmp_path, home, monkeypatch)
-
-
-@pytest.fixture
-def show(capsys: pytest.CaptureFixture[str]) -> Callable[[str], tuple[int, list[str]]]:
-    """Return the exit status and the lines that this action shows."""
-
-    def run(action: str) -> tuple[int, list[str]]:
+    def show(self, action: str) -> tuple[int, list[str]]:
+        """Return the exit status and the lines that this action shows."""
         status = plugin.main([action])
-        out, err = capsys.readouterr()
+        out, err = self.capsys.readouterr()
         assert ((out == ""), (err == "")) == ((status == 2), (status != 2))
         return status, (out or err).splitlines()
 
-    return run
+
+@pytest.fixture
+def control(tmp_path: Path, home: Path, monkeypatch: Any, capsys: Any) -> Control:
+    return Control(tmp_path, home, monkeypatch, capsys)
 
 
-Show = Callable[[str], tuple[int, list[str]]]
-
-
-def test_status_allow_and_deny(control: Control, show: Show) -> None:
+def test_status_allow_and_deny(control: Control) -> None:
     answer, own = control.answer, control.own
     off = f"Telemetry is off: {plugin.NOT_ANSWERED}."
     rest = [
@@ -56,44 +48,44 @@ def test_status_allow_and_deny(control: Control, show: Show) -> None:
         f"own folder  {str(own.parent)!r}",
         f"plugin.py   {str(support.PLUGIN)!r}",
     ]
-    assert show("status") == (0, [off, *rest])
+    assert control.show("status") == (0, [off, *rest])
     assert not answer.exists()
     assert not own.parent.exists()
-    assert show("allow") == (0, ["Telemetry is on.", *rest])
+    assert control.show("allow") == (0, ["Telemetry is on.", *rest])
     assert (answer.read_bytes(), own.read_bytes()) == (
         b"consent: true\n",
         plugin.own_yes(),
     )
-    assert show("status") == (1, ["Telemetry is on.", *rest])
+    assert control.show("status") == (1, ["Telemetry is on.", *rest])
     control.patch.setenv(PREVIEW, "1")
-    assert show("status")[0] == 0
-    assert PREVIEW in show("status")[1][0]
+    assert control.show("status")[0] == 0
+    assert PREVIEW in control.show("status")[1][0]
     control.patch.delenv(PREVIEW)
     control.patch.setenv(ENDPOINT, "https://a.example/x")
-    assert show("status")[1][:2] == [off, "address     'https://a.example/x'"]
-    status, lines = show("deny")
+    assert control.show("status")[1][:2] == [off, "address     'https://a.example/x'"]
+    status, lines = control.show("deny")
     assert (status, lines[0]) == (0, f"Telemetry is off: {plugin.PROJECT_SAYS_NO}.")
     assert answer.read_bytes() == b"consent: false\n"
     assert not own.exists(), "so an old file from git or a backup turns nothing on"
 
 
-def test_allow_keeps_a_yes_and_replaces_the_rest(control: Control, show: Show) -> None:
+def test_allow_keeps_a_yes_and_replaces_the_rest(control: Control) -> None:
     for before in (b"# us\nconsent: True\n", b"consent: false\n", b"x", b"#" * 5000):
         control.answer.write_bytes(before)
-        assert show("allow")[1][0] == "Telemetry is on."
+        assert control.show("allow")[1][0] == "Telemetry is on."
         after = before if before.startswith(b"# us") else b"consent: true\n"
         assert control.answer.read_bytes() == after
     other = control.project.parent / "other"  # for example a bind mount
     control.project.rename(other)
     control.patch.chdir(other)
-    assert show("status")[0] == 0
-    assert show("allow")[0] == 0
+    assert control.show("status")[0] == 0
+    assert control.show("allow")[0] == 0
     other.rename(control.project)
     control.patch.chdir(control.project)
-    assert show("status")[0] == 1, "the first yes is kept"
+    assert control.show("status")[0] == 1, "the first yes is kept"
 
 
-def test_allow_says_why_telemetry_stays_off(control: Control, show: Show) -> None:
+def test_allow_says_why_telemetry_stays_off(control: Control) -> None:
     for name, value, status, words in (
         ("DO_NOT_TRACK", "1", 0, "DO_NOT_TRACK"),
         ("ALL_PROXY", "socks5://x:1", 0, "ALL_PROXY"),
@@ -104,48 +96,46 @@ def test_allow_says_why_telemetry_stays_off(control: Control, show: Show) -> Non
     ):
         with control.patch.context() as changed:
             changed.setenv(name, value)
-            found, lines = show("allow")
+            found, lines = control.show("allow")
         assert found == status, name
         assert words in lines[0]
         assert lines[0].startswith("Telemetry is off: ") == (status == 0)
     assert not support.own_folder(control.project).exists()
 
 
-def test_deny_does_each_half_and_says_what_failed(control: Control, show: Show) -> None:
+def test_deny_does_each_half_and_says_what_failed(control: Control) -> None:
     answer, own = control.answer, control.own
     own.mkdir(parents=True)
-    status, lines = show("deny")
+    status, lines = control.show("deny")
     assert (status, own.name in lines[0]) == (2, True)
     assert answer.read_bytes() == b"consent: false\n"
     answer.unlink()
     answer.mkdir()
-    status, lines = show("deny")
+    status, lines = control.show("deny")
     assert (status, own.name in lines[0], ".telemetry" in lines[0]) == (2, True, True)
     assert len(lines) == 2, "and what to do next"
     own.rmdir()
     own.write_bytes(plugin.own_yes())
-    assert (show("deny")[0], own.exists()) == (2, False)
+    assert (control.show("deny")[0], own.exists()) == (2, False)
     answer.rmdir()
     control.patch.delenv(support.HOME)
-    assert (show("deny")[0], answer.read_bytes()) == (0, b"consent: false\n")
+    assert (control.show("deny")[0], answer.read_bytes()) == (0, b"consent: false\n")
 
 
-def test_outside_of_a_project_or_in_a_folder_that_is_gone_nothing_is_saved(
-    tmp_path: Path, show: Show, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = tmp_path / "folder"
+def test_outside_of_a_project_nothing_is_saved(control: Control) -> None:
+    folder = control.project.parent / "folder"
     folder.mkdir()
-    monkeypatch.chdir(folder)
-    assert show("status")[1][0] == "Telemetry is off: not in a Kedro project."
+    control.patch.chdir(folder)
+    assert control.show("status")[1][0] == "Telemetry is off: not in a Kedro project."
     for action in ("allow", "deny"):
-        status, lines = show(action)
-        assert (status, len(lines)) == (2, 2)
-        assert "not in a Kedro project" in lines[0]
+        status, lines = control.show(action)
+        assert (status, "not in a Kedro project" in lines[0]) == (2, True)
     assert os.listdir(folder) == []
     if sys.platform != "win32":
         folder.rmdir()
-        assert [show(action)[0] for action in ("status", "allow", "deny")] == [2, 2, 2]
-    monkeypatch.chdir(tmp_path)
+        for action in ("status", "allow", "deny"):
+            assert control.show(action)[0] == 2, "in a folder that is gone"
+    control.patch.chdir(control.project)
 
 
 # What `pyproject.toml` can be, and whether Kedro takes it for a project's.
