@@ -13,9 +13,9 @@ import pytest
 import support
 from support import Collector
 
-unix = pytest.mark.skipif(
-    sys.platform == "win32", reason="NOT TESTED HERE: Unix has fork, and shells"
-)
+if sys.platform == "win32":
+    pytest.skip("NOT TESTED HERE: needs fork and shells", allow_module_level=True)
+
 KEDRO = [sys.executable, "-m", "kedro"]
 PREPARE = """\
 import os, sys, time
@@ -39,20 +39,13 @@ def command(*arguments):
 """
 
 
-def run(*line: str, cwd: Path, env: dict[str, str]) -> tuple[int, str, str]:
-    """Run a command. Return its status, its output and its errors."""
-    options = {"text": True, "capture_output": True, "stdin": subprocess.DEVNULL}
-    done = subprocess.run(line, cwd=cwd, env=env, timeout=60, check=False, **options)  # type: ignore[call-overload]
-    return done.returncode, done.stdout, done.stderr
-
-
 def python(script: str, cwd: Path, env: dict[str, str], *options: str) -> None:
     """Run a script that must succeed."""
     line = [sys.executable, *options, "-c", PREPARE + script]
-    status, _, errors = run(*line, cwd=cwd, env=env)
-    assert status == 0, errors
-    assert "telemetry" not in errors
-    assert "ResourceWarning" not in errors
+    done = subprocess.run(line, cwd=cwd, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "telemetry" not in done.stderr
+    assert "ResourceWarning" not in done.stderr
 
 
 # --- What arrives ---
@@ -103,16 +96,16 @@ def test_a_run_arrives_with_counts_as_a_preview_shows_it(
         kinds = ("datasets", "nodes", "pipelines")
         return [properties.get(f"number_of_{kind}") for kind in kinds]
 
-    run(*KEDRO, "run", cwd=project, env=env)
+    support.kedro("run", cwd=project, env=env)
     (whole,) = collector.wait()
-    run(*KEDRO, "run", "--pipeline=ds", cwd=project, env=env)
+    support.kedro("run", "--pipeline=ds", cwd=project, env=env)
     _, part = collector.wait(2)
     assert whole["event"] == part["event"] == "Kedro Project Statistics"
     assert counts(whole["properties"]) == [3, 4, 3]
     assert counts(part["properties"]) == [3, None, None]
 
     env["KEDRO_TELEMETRY_PREVIEW"] = "1"
-    _, _, shown = run(*KEDRO, "run", cwd=project, env=env)
+    shown = support.kedro("run", cwd=project, env=env).stderr
     body = collector.requests[0].decode().partition("\r\n\r\n")[2]
     assert f"{collector.url!r}\n{body}\n" in shown
 
@@ -120,12 +113,14 @@ def test_a_run_arrives_with_counts_as_a_preview_shows_it(
 def test_a_command_that_fails_fails_the_same_and_arrives(
     project: Path, env: dict[str, str], collector: Collector
 ) -> None:
-    line = [*KEDRO, "run", "--pipeline=nowhere"]
-    if support.KEDRO_018:
-        line[-1] = "--no-such-option"
-    off = run(*line, cwd=project, env=env | {"DO_NOT_TRACK": "1"})
-    assert run(*line, cwd=project, env=env) == off
-    assert off[0] != 0
+    option = "--no-such-option" if support.KEDRO_018 else "--pipeline=nowhere"
+    outcomes = []
+    for switch in ("1", ""):
+        variables = env | {"DO_NOT_TRACK": switch}
+        done = support.kedro("run", option, cwd=project, env=variables)
+        outcomes.append((done.returncode, done.stdout, done.stderr))
+    assert outcomes[0] == outcomes[1]
+    assert done.returncode != 0
     (event,) = collector.wait()
     assert event["event"] == "CLI command"
 
@@ -145,7 +140,6 @@ def one():
 """
 
 
-@unix
 def test_a_node_sees_no_sender_and_its_forked_children_send_nothing(
     project: Path, env: dict[str, str], collector: Collector
 ) -> None:
@@ -153,23 +147,21 @@ def test_a_node_sees_no_sender_and_its_forked_children_send_nothing(
     text = module.read_text().replace("def one():\n    return 1\n", FORKS)
     assert FORKS in text
     module.write_text(text)
-    status, _, errors = run(*KEDRO, "run", "--pipeline=ds", cwd=project, env=env)
-    assert status == 0, errors
+    done = support.kedro("run", "--pipeline=ds", cwd=project, env=env)
+    assert done.returncode == 0, done.stderr
     support.wait_for_senders()
     assert collector.commands == ["kedro run --pipeline *****"]
 
 
-@unix
 @pytest.mark.parametrize("context", ["fork", "spawn"])
 def test_a_run_with_worker_processes_is_one_event(
     context: str, project: Path, env: dict[str, str], collector: Collector
 ) -> None:
     (project / "conf" / "base" / "catalog.yml").write_text("{}\n")
     env |= {"KEDRO_MP_CONTEXT": context, "PYTHONWARNINGS": "always"}
-    line = [*KEDRO, "run", "--runner=ParallelRunner"]
-    status, _, errors = run(*line, cwd=project, env=env)
-    assert status == 0, errors
-    assert "telemetry" not in errors
+    done = support.kedro("run", "--runner=ParallelRunner", cwd=project, env=env)
+    assert done.returncode == 0, done.stderr
+    assert "telemetry" not in done.stderr
     support.wait_for_senders()
     assert collector.commands == ["kedro run --runner *****"]
 
@@ -181,7 +173,7 @@ def test_sessions_and_packaged_projects_send_nothing(
     python('run_session()\ncommand("run", "--help")\nrun_session()', project, env)
     env["PYTHONPATH"] += os.pathsep + str(project / "src")
     packaged = [sys.executable, "-m", "acme", f"--conf-source={project / 'conf'}"]
-    assert run(*packaged, cwd=project, env=env)[0] == 0
+    subprocess.check_call(packaged, cwd=project, env=env)
     support.wait_for_senders()
     assert collector.commands == ["kedro run --help"]
     assert collector.events[0]["event"] == "CLI command"
@@ -206,7 +198,6 @@ assert count() == (1, 0)
 """
 
 
-@unix
 def test_twenty_commands_in_one_process_are_twenty_events(
     project: Path, env: dict[str, str], collector: Collector
 ) -> None:
@@ -219,15 +210,11 @@ def test_twenty_commands_in_one_process_are_twenty_events(
     assert len({event["identity"] for event in collector.events}) == 1
 
 
-# --- Nothing disturbs the command ---
-
-
-@unix
 def test_closed_streams_do_not_matter(
     project: Path, env: dict[str, str], collector: Collector
 ) -> None:
     line = ["sh", "-c", '"$@" <&- >&- 2>&-', "sh", *KEDRO, "--version"]
-    assert run(*line, cwd=project, env=env)[0] == 0
+    subprocess.check_call(line, cwd=project, env=env)
     collector.wait()
 
 
@@ -236,7 +223,9 @@ def test_a_sender_that_cannot_be_started_does_not_matter(
     project: Path, env: dict[str, str], collector: Collector, home: Path
 ) -> None:
     line = ["prlimit", "--nofile=5:5", *KEDRO, "registry", "list"]  # too few for a pipe
-    pipelines = "- __default__\n- de\n- ds\n\n"
-    assert run(*line, cwd=project, env=env) == (0, pipelines, "")
+    both = subprocess.check_output(
+        line, cwd=project, env=env, text=True, stderr=subprocess.STDOUT
+    )
+    assert both == "- __default__\n- de\n- ds\n\n"
     assert (support.own_folder(home) / "salt").exists(), "it is off"
     assert collector.stays_silent()

@@ -8,6 +8,9 @@ import sys
 import pytest
 import support
 
+if sys.platform == "win32":
+    pytest.skip("NOT TESTED HERE: a terminal of Unix", allow_module_level=True)
+
 
 @pytest.mark.skipif(support.KEDRO_018, reason="the demo shows a command that fails")
 def test_demo_shows_the_question_the_events_and_the_state() -> None:
