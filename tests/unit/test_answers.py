@@ -233,13 +233,13 @@ UNIX_ROWS: list[Row] = [
     ("a group's own folder", SHARED, lambda c: c.folder.chmod(0o720)),
     ("everybody's own folder", SHARED, lambda c: c.folder.chmod(0o702)),
     ("link inside", INSIDE, lambda c: c.link(c.folder, c.project / "own")),
-    ("own link", "", lambda c: c.link(c.own, c.other / "own")),
-    ("own FIFO", "", lambda c: c.put(c.own, "fifo")),
-    ("own device", "", lambda c: c.put(c.own, "/dev/zero")),
-    ("link", "", lambda c: c.link(c.answer, c.other / "yes")),
-    ("broken link", "", lambda c: c.put(c.answer, "absent")),
-    ("FIFO", "", lambda c: c.put(c.answer, "fifo")),
-    ("device", "", lambda c: c.put(c.answer, "/dev/zero")),
+    ("own link", "link", lambda c: c.link(c.own, c.other / "own")),
+    ("own FIFO", "is not a file", lambda c: c.put(c.own, "fifo")),
+    ("own device", "link", lambda c: c.put(c.own, "/dev/zero")),
+    ("link", "link", lambda c: c.link(c.answer, c.other / "yes")),
+    ("broken link", "link", lambda c: c.put(c.answer, "absent")),
+    ("FIFO", "is not a file", lambda c: c.put(c.answer, "fifo")),
+    ("device", "link", lambda c: c.put(c.answer, "/dev/zero")),
 ]
 if sys.platform == "linux":
     UNIX_ROWS += [

@@ -98,7 +98,7 @@ def test_counts_have_two_significant_digits_and_no_parameters() -> None:
     same = [(n, n) for n in (0, 1, 9, 10, 42, 99, 100, 110, 990)]
     rounded = [(101, 100), (106, 110), (123, 120), (994, 990), (999, 1000)]
     for count, expected in [*same, *rounded, (1234, 1200), (123_456, 120_000)]:
-        names = [f"params_{number}" for number in range(count)]
+        names = ["params_x", *[f"parameters_{n}" for n in range(count)]][:count]
         names += ["parameters", "params:a", "params:a.b"]
         # Before Kedro 1.0, a catalog has `list`.
         for method in ("keys", "list"):
