@@ -13,13 +13,13 @@ short=${version/./}
 
 if [ "$#" -gt 0 ]; then
     folder=$(realpath -m "$1")
-    mkdir -p "$folder/home"
-    trap 'wineserver -k || true' EXIT
 else
     folder=$(mktemp -d)
-    mkdir "$folder/home"
-    trap 'wineserver -k || true; rm -rf "$folder"' EXIT
 fi
+temporary=$([ "$#" -gt 0 ] || echo "$folder")
+mkdir -p "$folder/home"
+# Then all programs of Windows end, and `cat` below, too.
+trap 'wineserver -k || true; wait; rm -rf "$temporary"' EXIT
 disk=$folder/prefix/drive_c
 python=$disk/py$short
 
@@ -35,8 +35,9 @@ if ! command -v wine >/dev/null; then
 fi
 
 # Without the pipe, Wine's programs get no standard output, and Python does not start.
+# Wine's services can keep it open, so that a `| cat` would wait for them.
 windows() {
-    wine "$@" </dev/null 2>&1 | cat
+    wine "$@" </dev/null > >(cat) 2>&1
 }
 
 if [ ! -d "$disk" ]; then
