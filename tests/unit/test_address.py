@@ -64,26 +64,24 @@ def test_an_address_is_https_or_this_machine(monkeypatch: pytest.MonkeyPatch) ->
     assert endpoint() == "https://heapanalytics.com/api/track"
 
 
-CHOICES: list[tuple[dict[str, str], str | None]] = [
-    ({"HTTPS_PROXY": "", "ALL_PROXY": "", "HTTP_PROXY": "one:1"}, None),
-    ({"HTTPS_PROXY": "one:1"}, "one:1"),
-    ({"https_proxy": "one:1"}, "one:1"),
-    ({"ALL_PROXY": "one:1", "HTTPS_PROXY": ""}, "one:1"),
-    ({"all_proxy": "one:1"}, "one:1"),
-    ({"all_proxy": "one:1", "HTTPS_PROXY": "two:2"}, "two:2"),
-]
+CHOICES = {  # what the environment has, and the proxy that is used
+    "HTTPS_PROXY= ALL_PROXY= HTTP_PROXY=one:1": None,
+    "HTTPS_PROXY=one:1": "one:1",
+    "https_proxy=one:1": "one:1",
+    "HTTPS_PROXY= ALL_PROXY=one:1": "one:1",
+    "all_proxy=one:1": "one:1",
+    "all_proxy=one:1 HTTPS_PROXY=two:2": "two:2",
+}
 if sys.platform != "win32":  # where the case of a variable does not matter
-    CHOICES += [
-        ({"HTTPS_PROXY": "one:1", "https_proxy": "two:2"}, "two:2"),
-        ({"ALL_PROXY": "one:1", "all_proxy": "two:2"}, "two:2"),
-    ]
+    CHOICES["HTTPS_PROXY=one:1 https_proxy=two:2"] = "two:2"
+    CHOICES["ALL_PROXY=one:1 all_proxy=two:2"] = "two:2"
 
 
 def test_the_environment_names_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    for variables, proxy in CHOICES:
+    for variables, proxy in CHOICES.items():
         with monkeypatch.context() as changed:
-            for name, value in variables.items():
-                changed.setenv(name, value)
+            for variable in variables.split():
+                changed.setenv(*variable.split("="))
             expected = {"https": f"http://{proxy}"} if proxy else {}
             assert find_proxies() == expected, variables
 

@@ -53,16 +53,6 @@ def test_the_picture_shows_the_question() -> None:
     assert "\n".join(lines[1:]) == plugin.QUESTION.format(url=url, folder=folder)
 
 
-def test_the_readme_shows_the_help(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
-    with pytest.raises(SystemExit):
-        plugin.main(["--help"])
-    shown = f"$ kedro-telemetry --help\n{capsys.readouterr().out}```"
-    assert shown in read(README)
-
-
 def test_each_guarantee_names_a_test() -> None:
     guarantees = re.split(r"^\d+\. ", section(SECURITY, "Guarantees"), flags=re.M)[1:]
     assert guarantees

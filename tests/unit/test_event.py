@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import coverage
-import jsonschema
 import pytest
 import support
 from hypothesis import given, settings
@@ -123,7 +122,7 @@ ANYTHING = st.recursive(
 NAME = st.sampled_from(list(FIELDS)) | st.text(max_size=8)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.dictionaries(NAME, ANYTHING, max_size=12), st.booleans())
 def test_only_good_values_are_ever_sent(values: dict[str, Any], is_good: bool) -> None:
     if is_good:
@@ -136,15 +135,6 @@ def test_only_good_values_are_ever_sent(values: dict[str, Any], is_good: bool) -
     for name, value in properties.items():
         assert type(value) is type(GOOD[name])
         assert value == values[name] or name == "command"
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.integers(0, 10**9))
-def test_the_table_and_the_json_schema_agree_on_counts(count: int) -> None:
-    schema = {"$ref": "#/$defs/count", "$defs": support.SCHEMA["$defs"]}
-    is_valid = jsonschema.Draft202012Validator(schema).is_valid(count)
-    sent = build(GOOD | {"number_of_nodes": count})["properties"]
-    assert is_valid == (sent.get("number_of_nodes") == count)
 
 
 def test_the_sender_posts_one_event_or_nothing(

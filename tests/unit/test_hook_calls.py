@@ -180,19 +180,18 @@ def test_an_error_never_breaks_a_command(error: type[Exception], kedro: Kedro) -
 
 
 def test_ctrl_c_passes_at_each_hook(kedro: Kedro) -> None:
-    broken = Broken(KeyboardInterrupt, project_path=kedro.project)
-    good, kedro.metadata = kedro.metadata, Broken(KeyboardInterrupt)
+    good, broken = kedro.metadata, Broken(KeyboardInterrupt)
+    kedro.metadata = broken
     with pytest.raises(KeyboardInterrupt):
         kedro.before("info")
-    kedro.metadata = broken
-    kedro.before("info")
-    with pytest.raises(KeyboardInterrupt):
-        kedro.after()
-    assert kedro.after() == 0
     kedro.metadata = good
     kedro.before("run")
     with pytest.raises(KeyboardInterrupt):
         kedro.run(broken)
+    kedro.hook.metadata = broken
+    with pytest.raises(KeyboardInterrupt):
+        kedro.after()
+    assert kedro.after() == 0
 
 
 def test_the_sender_gets_a_few_variables_and_no_arguments(kedro: Kedro) -> None:
