@@ -1,17 +1,17 @@
 """Opt-in usage telemetry for Kedro: the complete plugin, to be read downwards.
 
 1. Nothing is sent without two yeses: one in the project's file `.telemetry`, and the
-   user's own, in the user's own folder. No file of a project can be the user's yes. It
-   is for one path, one address and one major version of this plugin.
+   user's own, in the user's own folder. No file of a project can be the user's yes. The
+   user's yes is for one path, one address and one major version of this plugin.
 2. A user who has not answered is asked before a command, at a terminal.
 3. A command sends at most one event, when it ends. Its properties are the fields in
    FIELDS, each in its fixed format. The sender checks this (`build_event`).
 4. Each word of the command line that is not in COMMANDS or OPTIONS is masked.
 5. User and package names are hashed, with a secret salt that is new each month.
 6. Only the sender uses the network. It is a second process, which runs this file as far
-   as THE WALL, and gets one small message and a few environment variables. It posts
-   once, to one URL, and ends within 4.5 seconds.
-7. No command waits for the sender, or fails because of an error here.
+   as THE WALL, and gets one small message and a few environment variables. It posts at
+   most once, to one URL, and ends within 4.5 seconds of its first line.
+7. No command waits for the network, or fails because of an error in these functions.
 8. On disk are answers (in `.telemetry`, and in the user's own folder) and one salt.
 
 Not protected against: code that runs as the user, or sets the user's environment. On
@@ -31,7 +31,7 @@ if __name__ == "__main__":
 
     # Ends the process on every platform, even in the middle of a name look-up.
     faulthandler.dump_traceback_later(4.5, exit=True)
-    time.sleep(0.5)  # before anything is loaded, so that the command can finish first
+    time.sleep(0.5)  # before larger modules are loaded: the command can finish first
 
 import json
 import re
@@ -97,7 +97,6 @@ def mask_command(args: Sequence[str]) -> str:
 
     run --pipeline=ds -e prod   ->  kedro run --pipeline ***** -e *****
     run --client acme --async   ->  kedro run ***** ***** *****
-    acme-report --env prod      ->  kedro ***** ***** *****
     Masking the words after `kedro` once more does not change the result.
     """
     words = list(args[:MAX_WORDS])
@@ -113,13 +112,13 @@ def mask_command(args: Sequence[str]) -> str:
         else:
             shown.append(MASK)
             # After an unknown option, or an unknown command of a group, the rest can be
-            # values. A word that was masked before is neither.
+            # values. MASK says nothing: the sender masks again what was masked here.
             if word != MASK and (word.startswith("-") or command in COMMANDS):
                 mask_rest = True
     return " ".join(shown[:MAX_WORDS])
 
 
-# --- The event: all that is ever sent ---
+# --- The event: what is sent ---
 
 TOOL = "Linting|Testing|Custom Logging|Documentation|Data Structure|PySpark|Kedro Viz"
 HASH = "[0-9a-f]{32}"
@@ -147,8 +146,8 @@ def build_event(message: bytes) -> bytes:
     """Return the event as it is sent, built anew from the fields in a JSON object.
 
     A value that does not match its format is dropped, and so is what is not in FIELDS.
-    Raises an exception for any other message, or without a command or a user name. The
-    sender calls this: no mistake below THE WALL can add a field or a word to an event.
+    Raises an exception without a JSON object, a command and a user name. The sender
+    calls this: no mistake below THE WALL can add a field or a word.
     """
     values = json.loads(message)
     values["command"] = mask_command(values["command"].split(" ")[1:])
@@ -158,7 +157,7 @@ def build_event(message: bytes) -> bytes:
         kind = int if pattern == COUNT else str
         if type(value) is kind and re.fullmatch(pattern, str(value)):
             properties[name] = value
-    counted = "number_of_datasets" in properties
+    counted = "number_of_datasets" in properties  # then the official name is another
     event = {
         "app_id": APP_ID,
         "event": "Kedro Project Statistics" if counted else "CLI command",
@@ -170,14 +169,14 @@ def build_event(message: bytes) -> bytes:
 
 # --- The request: where the event goes ---
 
-# PORT is 1 to 65535: a test tries each number.
+# PORT is 1 to 65535 (a test tries each number). Its first part is 1 to 59999.
 HOST = r"[\w-]{1,63}(\.[\w-]{1,63})*"
 PORT = r"(?!0)([1-5]?\d{1,4}|6[0-4]\d{3}|65[0-4]\d\d|655[0-2]\d|6553[0-5])"
 PATH = r"(/[\w/.~-]*)?"
 HTTPS = rf"https://{HOST}(:{PORT})?{PATH}"
 LOOPBACK = rf"http://127\.0\.0\.1:{PORT}{PATH}"
 SECRET = r"[\w.~!$&*+%-]+"  # other characters are written with %
-# No https:// or socks5://, because urllib would speak to them without encryption, too.
+# No https:// or socks5://: urllib would connect to them without encryption as well.
 PROXY = rf"(http://)?({SECRET}:{SECRET}@)?{HOST}:{PORT}"
 MAX_URL = 200  # characters: so no host is too long for DNS
 
@@ -206,7 +205,7 @@ def find_proxies() -> dict[str, str]:
 
 
 def send() -> None:
-    """Post the event on standard input. An error ends the process without a word."""
+    """Post the event on standard input. An error ends the process."""
     import ssl
     from urllib import request
 
@@ -234,7 +233,7 @@ import select
 import stat
 import subprocess
 from contextlib import suppress
-from os.path import dirname, isabs, isdir, join, lexists, realpath
+from os.path import abspath, dirname, isabs, isdir, isfile, join, lexists, realpath
 from pathlib import Path
 from typing import Any
 
@@ -264,13 +263,16 @@ def read_file(path: str) -> bytes:
         return file.read(info.st_size)
 
 
-def write_file(path: str, data: bytes, mode: int, flag: int = os.O_TRUNC) -> None:
-    """Write a file in place. A new one has this mode. Raises OSError."""
+def write_file(path: str, data: bytes, mode: int, flag: int = 0) -> None:
+    """Write a file in place, a new one with this mode. Read it back. Raises OSError."""
     descriptor = open_plain(path, os.O_WRONLY | os.O_CREAT | flag, mode)
     with open(descriptor, "wb") as file:
+        if os.fstat(descriptor).st_nlink > 1:
+            raise OSError(f"{path!r} is a hard link, perhaps to another file")
+        file.truncate()
         file.write(data)
     if read_file(path) != data:  # for example a FIFO with a reader
-        raise OSError(f"{path!r} does not keep what is written")
+        raise OSError(f"{path!r} reads back differently")
 
 
 # --- The project's answer: its file `.telemetry` ---
@@ -282,7 +284,7 @@ ANSWERS = {"true": True, "True": True, "false": False, "False": False}
 
 def find_answer(data: bytes) -> bool | None:
     """Return the answer in this content of a `.telemetry` file. None means unclear."""
-    # All other lines are empty or comments: so a YAML reader loads nothing but it.
+    # Beside this one line, all are empty or comments. So YAML says the same.
     text = data.decode("latin-1").replace("\r\n", "\n")
     is_printable = data.isascii() and text.replace("\n", "").isprintable()
     is_plain = is_printable and len(data) <= 4096
@@ -308,7 +310,7 @@ def own_folder() -> str:
     home = environ.get("LOCALAPPDATA" if sys.platform == "win32" else "HOME", "")
     if not isabs(home) or not isdir(home):
         raise FileNotFoundError("there is no home folder")
-    state = environ.get("XDG_STATE_HOME", "")
+    state = environ.get("XDG_STATE_HOME", "")  # neither for Windows nor for macOS
     if sys.platform == "win32":
         state = home
     elif sys.platform == "darwin":
@@ -324,7 +326,7 @@ def own_file(project: str) -> str:
 
 
 def check_own_folder(folder: str, project: str) -> None:
-    """Raise OSError if this folder is not only the user's, or could not be made so."""
+    """Raise OSError if others can write to this folder, or it could not be made."""
     if join(realpath(folder), "").startswith(join(project, "")):
         raise OSError(f"your own folder is inside the project: {folder!r}")
     existing = folder  # or else the nearest one above it, where it would be made
@@ -334,13 +336,13 @@ def check_own_folder(folder: str, project: str) -> None:
         raise OSError(f"you cannot write to {existing!r}")
     if sys.platform != "win32":
         info = os.stat(existing)
-        is_shared = existing == folder and info.st_mode & 0o022
+        is_shared = existing == folder and info.st_mode & 0o022  # above, it may be
         if is_shared or info.st_uid != os.geteuid():
             raise OSError(f"others own {existing!r}, or can write to it")
 
 
 def write_own_answer(project: str, answer: bytes) -> None:
-    """Save the user's own answer, in a checked folder. New folders are theirs only."""
+    """Save the user's own answer in a checked folder. New folders have mode 0700."""
     own = own_file(project)
     for folder in reversed(Path(own).parents):
         folder.mkdir(0o700, exist_ok=True)
@@ -350,7 +352,7 @@ def write_own_answer(project: str, answer: bytes) -> None:
 # --- Whether an event is sent, and why not ---
 
 PROJECT_SAYS_NO = "`.telemetry` says no"
-NOT_ANSWERED = "you have not agreed to this address here (kedro-telemetry allow)"
+NOT_ANSWERED = "a yes is missing, for this address and version (kedro-telemetry allow)"
 
 
 def is_preview() -> bool:
@@ -364,16 +366,16 @@ def is_completing() -> bool:
 
 def check_sender() -> None:
     """Raise ValueError, with the reason, if the sender could not run as promised."""
-    if not sys.executable or hasattr(sys, "frozen") or not os.path.isfile(__file__):
+    if not sys.executable or hasattr(sys, "frozen") or not isfile(__file__):
         raise ValueError("there is no Python interpreter, or no plugin.py, to start")
     # Debuggers and profilers that make each process that Python starts run their code.
     for name in "debugpy pydevd _pydevd_bundle viztracer scalene".split():
         if name in sys.modules:
             raise ValueError(f"{name} would run in the sender, too")
-    # They load libraries, for instance to redirect the network. The sender has neither.
+    # They load libraries, perhaps to redirect the network. The sender gets neither.
     for name in ("LD_PRELOAD", "DYLD_INSERT_LIBRARIES"):
         if environ.get(name):
-            raise ValueError(f"{name} is not given to the sender")
+            raise ValueError(f"{name} is set, but not for the sender")
     for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):  # the sender runs in another folder
         paths = environ.get(name)
         if paths and not all(map(isabs, paths.split(os.pathsep))):
@@ -391,13 +393,13 @@ def why_off(project: str | None) -> str | None:
         return "shell completion is running"
     if project is None:
         return "not in a Kedro project"
-    answer, own_answer = None, b""  # where there is no file
+    answer, own_answer = None, b""  # if the files are missing
     try:
         check_sender()
         with suppress(FileNotFoundError):
             answer = find_answer(read_file(join(project, ".telemetry")))
             if answer is None:
-                return "`.telemetry` is unclear: write exactly `consent: true`"
+                return "unclear `.telemetry`: write exactly `consent: true` (or false)"
         if answer is False:
             return PROJECT_SAYS_NO
         own = own_file(project)
@@ -430,7 +432,7 @@ One event each: the command with its values masked, hashes of user and package
 name, versions of Kedro, Python and this plugin, operating system, project
 tools, example pipeline or not, numbers of datasets, nodes and pipelines. The
 server also sees your IP address. KEDRO_TELEMETRY_PREVIEW=1 shows an event.
-Saved in {folder!r}, and in .telemetry if new
+Saved in {folder!r} and, if new, .telemetry
 To undo: kedro-telemetry deny. Send these events? Enter means no. [y/N] """
 TOO_LATE = "\nNo answer in time counts as no. To change it: kedro-telemetry allow\n"
 
@@ -459,7 +461,7 @@ else:
             seconds = max(0, end - time.monotonic())
             if not select.select([sys.stdin], [], [], seconds)[0]:
                 return None
-            part = os.read(sys.stdin.fileno(), 4096)  # a line, without `stty -icanon`
+            part = os.read(sys.stdin.fileno(), 4096)  # less after `stty -icanon`
             if not part:
                 break
             line += part
@@ -468,7 +470,7 @@ else:
 
 def can_ask(project: str) -> bool:
     """Return whether somebody can answer here, and the project can keep the answer."""
-    # Windows' NUL is a terminal to `isatty`, but it has no size: OSError.
+    # An OSError also means: do not ask. Windows' NUL has no size, but is a terminal.
     os.get_terminal_size(sys.stderr.fileno())
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         return False
@@ -479,17 +481,17 @@ def can_ask(project: str) -> bool:
 
 def ask(project: str) -> None:
     """Ask whether events may be sent, and save the answer."""
-    discard_input()  # what was typed before the question
-    if lexists(join(project, ".telemetry")):
-        sys.stderr.write(FROM_PROJECT)
-    sys.stderr.write(QUESTION.format(url=endpoint(), folder=own_folder()))
-    sys.stderr.flush()
     try:
+        discard_input()  # what was typed before the question
+        if lexists(join(project, ".telemetry")):
+            sys.stderr.write(FROM_PROJECT)
+        sys.stderr.write(QUESTION.format(url=endpoint(), folder=own_folder()))
+        sys.stderr.flush()
         line = read_line()
         if line is None:
-            discard_input()  # what was typed without Enter would go to the shell
+            discard_input()  # else the shell would read what was typed without Enter
             sys.stderr.write(TOO_LATE)
-            if why_off(project) == NOT_ANSWERED:  # still, also in other terminals
+            if why_off(project) == NOT_ANSWERED:  # or else there is an answer meanwhile
                 write_own_answer(project, OWN_NO)
         elif line.endswith("\n"):  # else the input has ended
             agreed = line.strip().lower() in ("y", "yes")
@@ -546,7 +548,7 @@ def count_objects(run_params: Any, catalog: Any) -> dict[str, int]:
     names = catalog.keys() if hasattr(catalog, "keys") else catalog.list()
     datasets = [n for n in names if n != "parameters" and not n.startswith("params:")]
     counts = {"number_of_datasets": len(datasets)}
-    # A run that selects pipelines may have loaded no others. Kedro 0 selects only one.
+    # A run that selects pipelines (or one, in Kedro 0) may have loaded no others.
     if not run_params.get("pipeline_names") and not run_params.get("pipeline_name"):
         from kedro.framework.project import pipelines
 
@@ -570,7 +572,7 @@ def build_message(command: str, metadata: Any, counts: Any) -> bytes:
         "python_version": f"3.{sys.version_info.minor}",
         "os": sys.platform if sys.platform in ("linux", "darwin", "win32") else "other",
         "tools": ", ".join(tool for tool in TOOL.split("|") if f"'{tool}'" in tools),
-        "example_pipeline": example[:6],  # so that no text can fill the message
+        "example_pipeline": example[:6],  # 5 letters, and one that shows a longer text
         **counts,
     }
     return json.dumps(values).encode()
@@ -580,8 +582,7 @@ def build_message(command: str, metadata: Any, counts: Any) -> bytes:
 
 senders: list[Any] = []
 
-# The sender's environment, besides the address. With the last three, Python finds its
-# libraries on some Linux systems, on macOS and on Windows.
+# The sender's environment, besides the address. The last three lead to libraries.
 SENDER_VARIABLES = """
     HTTPS_PROXY https_proxy ALL_PROXY all_proxy NO_PROXY no_proxy
     SSL_CERT_FILE SSL_CERT_DIR LD_LIBRARY_PATH DYLD_LIBRARY_PATH SYSTEMROOT
@@ -589,22 +590,22 @@ SENDER_VARIABLES = """
 
 
 def start_sender(message: bytes) -> None:
-    """Start a sender with this message. Does not wait for it."""
+    """Start a sender, isolated from packages and PYTHON* variables. Does not wait."""
     if len(message) > MAX_MESSAGE:  # to write it would have to wait for the sender
         raise ValueError("the message is too long")
 
-    # Here, because a tool can replace Popen by a function. Then only the event is lost.
+    # Defined here, because a tool can replace Popen by a function: the event is lost.
     class Sender(subprocess.Popen[bytes]):
         def __del__(self) -> None:
             """Do not warn that the process still runs."""
 
     environment = {n: environ[n] for n in SENDER_VARIABLES if environ.get(n)}
-    # It is never empty. Tools that wrap Popen can take an empty one for "everything".
+    # So it is never empty. Some tools that wrap Popen take an empty one for "all".
     environment[ENDPOINT_VARIABLE] = endpoint()
     for sender in senders:
         sender.poll()  # reaps it, if it has ended
     new: Any = Sender(
-        [sys.executable, "-I", "-S", "-B", os.path.abspath(__file__)],
+        [sys.executable, "-I", "-S", "-B", abspath(__file__)],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -648,7 +649,7 @@ class TelemetryHook:
             self.process_id = os.getpid()
             self.counts: Any = {}
             reason = decide(project_metadata, may_ask=True)
-            if reason is None or (is_preview() and not is_completing()):
+            if reason is None or (is_preview() and not is_completing()):  # no Tab
                 self.command = mask_command(command_args)
 
     @HookimplMarker("kedro")
@@ -659,7 +660,7 @@ class TelemetryHook:
                 self.counts = count_objects(run_params, catalog)
 
     @HookimplMarker("kedro_cli")
-    def after_command_run(self) -> None:
+    def after_command_run(self) -> None:  # of a failed command, too; not in Kedro 0.18
         command, self.command = self.command, ""  # at most one event
         with suppress(Exception):  # an error means that nothing is sent
             # A child that was forked has a copy of the command.
@@ -674,7 +675,7 @@ class TelemetryHook:
                         start_sender(message)
 
 
-telemetry_hook = TelemetryHook()
+telemetry_hook = TelemetryHook()  # the entry point of kedro.hooks and kedro.cli_hooks
 
 
 # --- Names that other packages use ---
@@ -704,16 +705,16 @@ def parse_consent(data: bytes) -> bool:
 USAGE = """kedro-telemetry {status,allow,deny}
 
 status  show whether kedro commands here send events (exit status: 0 no, 1 yes)
-allow   turn telemetry on, for you in this project
-deny    turn telemetry off in this project
+allow   turn telemetry on here: a yes in .telemetry, and your own
+deny    turn telemetry off here: a no in .telemetry, and no answer of your own
 DO_NOT_TRACK=1 in the environment turns telemetry off everywhere.
 KEDRO_TELEMETRY_PREVIEW=1 kedro info shows an event without sending it."""
 
 
 def find_project() -> str | None:
     """Return the project folder, as `kedro` would find it from here, or None."""
-    last = 1 if kedro_version.startswith("0.18.") else None  # it looks in no other
-    for folder in [Path.cwd(), *Path.cwd().parents][:last]:
+    limit = 1 if kedro_version.startswith("0.18.") else None  # the current folder
+    for folder in [Path.cwd(), *Path.cwd().parents][:limit]:
         with suppress(OSError, ValueError):  # no such file, or not one that Kedro reads
             path = realpath(folder / "pyproject.toml")
             if "[tool.kedro]" in read_file(path).decode():
@@ -729,7 +730,7 @@ def show_status(project: str | None) -> bool:
     text = describe(reason)
     with suppress(OSError):  # without a home
         text += f"\nown folder  {own_folder()!r}"
-    text += f"\nplugin.py   {os.path.abspath(__file__)!r}"
+    text += f"\nplugin.py   {abspath(__file__)!r}"
     try:
         print(text.encode("ascii", "backslashreplace").decode(), flush=True)
     except OSError:  # a pipe is closed. Python would try again, and fail, at its end
@@ -748,7 +749,7 @@ def allow(project: str) -> None:
 
 
 def deny(project: str) -> None:
-    """End the user's own yes, and write a no even if that fails. Raises OSError."""
+    """Delete the user's own answer, then write a no. Each even if the other fails."""
     try:
         with suppress(FileNotFoundError):  # no answer, or no home
             os.unlink(own_file(project))
@@ -757,7 +758,7 @@ def deny(project: str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command `kedro-telemetry`. Return its exit status."""
+    """Run the console script `kedro-telemetry`. Return its exit status."""
     import argparse
 
     parser = argparse.ArgumentParser(usage=USAGE)
@@ -768,13 +769,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if action == "status":
             return int(show_status(project))
         if project is None:
-            raise ValueError("not in a Kedro project")
+            raise ValueError("not in a Kedro project: go to one")
         save_answer = allow if action == "allow" else deny
         save_answer(project)
         show_status(project)
         return 0
     except Exception as error:
-        before = error.__context__ or ""  # the first of two errors in `deny`
         with suppress(Exception):  # standard error can be closed
-            sys.stderr.write(f"kedro-telemetry: {error} {before}\nCorrect this.\n")
+            sys.stderr.write(f"kedro-telemetry: {error} {error.__context__ or ''}\n")
         return 2
