@@ -54,21 +54,14 @@ REGISTRY: Final = """
 import os
 from kedro.pipeline import Pipeline, node
 
-def one():
-    return 1
-
 def register_pipelines():
-    numbers = range(int(os.environ.get("BENCHMARK_NODES", "2")))
-    nodes = [node(one, None, f"data_{i}", name=f"node_{i}") for i in numbers]
-    return {"__default__": Pipeline(nodes)}
+    names = [f"data_{i}" for i in range(int(os.environ.get("BENCHMARK_NODES", "2")))]
+    return {"__default__": Pipeline([node(os.getpid, None, n, name=n) for n in names])}
 """
 
 Case = tuple[str, ...]  # what is measured
 Measures = dict[Case, Callable[[], float]]
 Found = dict[Case, list[float]]  # times in milliseconds
-
-
-# --- Collectors ---
 
 
 def trickle(connection: socket.socket, collector: support.Collector) -> None:
@@ -96,9 +89,6 @@ COLLECTORS: Final = {
     "trickles for 6 s": trickle,
 }
 FAST, SLOW = list(COLLECTORS)[:3], list(COLLECTORS)[3:]
-
-
-# --- Environments, projects and processes ---
 
 
 class Bench:
@@ -150,12 +140,16 @@ class Bench:
         return (quick, 0) if self.quick else (full, 1)
 
     def plugin(self, plugin: str) -> Path:
-        library = f"venv/lib/python3.{sys.version_info.minor}/site-packages"
-        return self.folder / plugin / library / "kedro_telemetry" / "plugin.py"
+        (packages,) = (self.folder / plugin).glob("venv/lib/python3*/site-packages")
+        return packages / "kedro_telemetry" / "plugin.py"
 
     def python(self, plugin: str, *arguments: str | Path) -> None:
         python = self.folder / plugin / "venv" / "bin" / "python"
-        subprocess.run([python, *arguments], check=True)
+        env = {
+            **os.environ,
+            "PYTHONDONTWRITEBYTECODE": "",
+        }  # it compiles what it installs
+        subprocess.run([python, *arguments], check=True, env=env)
 
     def start(
         self, plugin: str, kind: str, *arguments: str, **variables: str
@@ -189,9 +183,6 @@ def reap_senders() -> None:
             os.wait()
 
 
-# --- Statistics ---
-
-
 def take_turns(measures: Measures, repetitions: int, warm_up: int) -> Found:
     """Measure each case so many times, in random order."""
     found: Found = {case: [] for case in measures}
@@ -213,12 +204,9 @@ def difference(first: list[float], second: list[float]) -> str:
 
 def section(title: str, text: str, head: str, rows: Sequence[Sequence[str]]) -> str:
     """Return a section with a table, in Markdown."""
-    columns = head.count("|")
-    lines = [f"\n## {title}\n\n{text}\n", f"| {head} |", "|---|" + "--:|" * columns]
+    lines = [f"\n## {title}\n\n{text}\n", f"| {head} |", "|---" * len(rows[0]) + "|"]
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows), ""])
 
-
-# --- Measurements: each returns a section of the report ---
 
 HEAD: Final = f" | this plugin | official plugin {OFFICIAL}"
 
@@ -230,9 +218,9 @@ def run_command(bench: Bench, command: str, state: str) -> float:
     arguments = ["-m", "kedro", *command.split()]
     process = bench.start(plugin, "answers", *arguments, **variables)
     process.wait()  # a short output fits into the pipes
-    time_taken = (time.perf_counter() - start) * 1000
+    end = time.perf_counter()
     finish(process)
-    return time_taken
+    return (end - start) * 1000
 
 
 def whole_commands(bench: Bench) -> str:
@@ -283,10 +271,10 @@ def in_process(bench: Bench) -> str:
     # The official plugin waits for these: once is enough, and both at the same time.
     slow = network.side_by_side(partial(bench.probe, "official", "command"), SLOW)
     found: Found = {("official", k): [t] for k, t in zip(SLOW, slow, strict=True)}
-    found |= take_turns(probes("ours", SLOW), *bench.turns(9, 3))
+    found |= take_turns(probes("ours", SLOW), *bench.turns(9, 2))
     measures = probes("ours", FAST) | probes("official", FAST)
     measures["ours", "minimum"] = partial(bench.probe, "ours", "minimum")
-    found |= take_turns(measures, *bench.turns(25, 5))
+    found |= take_turns(measures, *bench.turns(25, 3))
     measures = {(p, "run"): partial(bench.probe, p, "large_run") for p in PLUGINS}
     found |= take_turns(measures, *bench.turns(7, 2))
 
