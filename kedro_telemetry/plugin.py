@@ -286,22 +286,19 @@ def find_answer(data: bytes) -> bool | None:
     """Return the answer in this content of a `.telemetry` file. None means unclear."""
     # Beside this one line, all are empty or comments. So YAML says the same.
     text = data.decode("latin-1").replace("\r\n", "\n")
-    is_printable = data.isascii() and text.replace("\n", "").isprintable()
-    is_plain = is_printable and len(data) <= 4096
+    good = len(data) <= 4096 and data.isascii() and text.replace("\n", "").isprintable()
     lines = [line.rstrip(" ") for line in text.split("\n")]
     statements = [line for line in lines if line and not line.startswith("#")]
-    # If there are two statements, the second one stays in the value.
-    name, _, value = "\n".join(statements).partition(": ")
-    return ANSWERS.get(value) if is_plain and name == "consent" else None
+    name, _, value = "\n".join(statements).partition(": ")  # a second is in the value
+    return ANSWERS.get(value) if good and name == "consent" else None
 
 
 # --- The user's own answer: a file for each project, in their own folder ---
 
-OWN_NO = b"no\n"
+OWN_NO = b"no\n"  # and a yes is for this major version and this address only
 
 
 def own_yes() -> bytes:
-    """Return the content of a yes, which is for this version and address only."""
     return f"yes to version {VERSION.partition('.')[0]} at {endpoint()}\n".encode()
 
 
@@ -483,7 +480,8 @@ def ask(project: str) -> None:
     """Ask whether events may be sent, and save the answer."""
     try:
         discard_input()  # what was typed before the question
-        if lexists(join(project, ".telemetry")):
+        has_file = lexists(join(project, ".telemetry"))
+        if has_file:
             sys.stderr.write(FROM_PROJECT)
         sys.stderr.write(QUESTION.format(url=endpoint(), folder=own_folder()))
         sys.stderr.flush()
@@ -497,7 +495,7 @@ def ask(project: str) -> None:
             agreed = line.strip().lower() in ("y", "yes")
             if not agreed:
                 write_own_answer(project, OWN_NO)
-            with suppress(FileExistsError):  # that file is not changed
+            if not has_file:  # one that somebody made meanwhile is not changed
                 consent = PROJECT_YES if agreed else PROJECT_NO
                 write_file(join(project, ".telemetry"), consent, 0o644, os.O_EXCL)
             if agreed:  # last, so that it counts only if all is saved
@@ -767,7 +765,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         project = find_project()
         if action == "status":
-            return int(show_status(project))
+            return show_status(project)
         if project is None:
             raise ValueError("not in a Kedro project: go to one")
         save_answer = allow if action == "allow" else deny
@@ -775,6 +773,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         show_status(project)
         return 0
     except Exception as error:
+        earlier = error.__context__ or ""  # in `deny`
         with suppress(Exception):  # standard error can be closed
-            sys.stderr.write(f"kedro-telemetry: {error} {error.__context__ or ''}\n")
+            sys.stderr.write(f"kedro-telemetry: {error} {earlier}\nCorrect this.\n")
         return 2

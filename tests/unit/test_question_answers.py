@@ -169,6 +169,7 @@ def test_an_answer_that_cannot_be_saved_does_not_count(terminal: Terminal) -> No
 
     terminal.own.mkdir(parents=True)
     for change in (bool, delete_project):
+        Path(terminal.project, ".telemetry").unlink(missing_ok=True)
         assert terminal.ask(b"y\n", change) is not None
         (line,) = terminal.shown.getvalue().split(PROMPT)[1].splitlines()
         assert line.startswith("Your answer could not be saved: ")
