@@ -145,8 +145,8 @@ def find_unit_tests() -> dict[int, set[str]]:
 def unit_tests(spec: MutationSpec, by_line: dict[int, set[str]]) -> str:
     lines = range(spec.start_pos[0], spec.end_pos[0] + 1)
     tests = set[str]().union(*(by_line.get(line, set()) for line in lines))
-    # What runs when the module is imported has an empty name, and concerns all tests.
-    return UNIT if "" in tests or not tests else shlex.join(sorted(tests))
+    tests.discard("")  # when the module is imported, and other processes
+    return shlex.join(sorted(tests)) or UNIT
 
 
 def system_tests(spec: MutationSpec | None = None) -> str:
