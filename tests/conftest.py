@@ -50,7 +50,7 @@ def _clean(
     home = tmp_path_factory.mktemp("home")
     escapes = home / "escapes.log"
     for name in list(os.environ):
-        if name not in ("PYTEST_CURRENT_TEST", "COV_CORE_SOURCE"):
+        if name not in ("PYTEST_CURRENT_TEST", "COVERAGE_PROCESS_CONFIG"):
             monkeypatch.delenv(name)
     environment = support.clean_environment(home, TELEMETRY_TEST_ESCAPES=str(escapes))
     for name, value in environment.items():

@@ -25,6 +25,12 @@ KEDRO = [sys.executable, "-m", "kedro"]
 SCRIPT = str(Path(sys.executable).with_name("kedro-telemetry"))
 
 
+@pytest.fixture(autouse=True)
+def _without_coverage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What counts lines would start, open and write something itself."""
+    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+
+
 def traced(
     folder: Path, *line: str, cwd: Path, env: dict[str, str]
 ) -> tuple[subprocess.CompletedProcess[str], list[strace.Process]]:

@@ -303,6 +303,10 @@ def test_a_file_is_written_through_no_link_and_to_no_device(tmp_path: Path) -> N
         link.unlink()
     with pytest.raises(OSError, match=r"Invalid|not"):
         plugin.write_file(os.devnull, b"after", 0o600)
+    if sys.platform == "linux":  # the name of this process: a file without a size
+        name = Path("/proc/self/comm")
+        with pytest.raises(OSError, match="reads back differently"):
+            plugin.write_file(str(name), name.read_bytes(), 0o600)
 
 
 def test_each_system_has_its_own_folder(
