@@ -84,7 +84,6 @@ def main() -> int:
         print(collector.requests[1].decode().rpartition("\n")[2])
         title("Telemetry is on here, for this user")
         statuses.append(run("kedro-telemetry status", project, env))
-
         title("A copy of the project has the project's yes, but not the user's own")
         clone = Path(shutil.copytree(project, folder / "clone"))
         statuses.append(run("kedro-telemetry status", clone, env))

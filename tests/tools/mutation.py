@@ -1,10 +1,8 @@
 """Mutation testing: change one thing in plugin.py at a time; some test must fail.
 
-Each change (a mutant) meets the unit tests that reach its line. If it survives them, it
-meets the system tests. All this happens in copies of the checkout, one for each core.
-A mutant that no test notices is printed as equivalent_mutants.txt lists it. It needs a
-new test, or an entry there with the reason. The exit status is 1 if there is such a
-mutant, or if the list has one that is not made any more.
+Each change (a mutant) meets the unit tests that reach its line, then the system tests,
+in copies of the checkout. A mutant that no test notices is printed: exit status 1. It
+needs a new test, or an entry with the reason in equivalent_mutants.txt.
 """
 
 from __future__ import annotations
@@ -24,7 +22,6 @@ import time
 import venv
 from collections import Counter
 from concurrent import futures
-from contextlib import ExitStack
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -111,33 +108,29 @@ def enter_copy(folder: Path) -> None:
         script.write_text(script.read_text().replace(sys.prefix, f"{copy}/.venv"))
 
 
-def survives(mutant: MutationSpec, *stages: str) -> bool:
-    return all(passes([mutant], tests) for tests in stages)
-
-
-def passes(mutants: list[MutationSpec], tests: str) -> bool:
+def survives(mutants: list[MutationSpec], *stages: str) -> bool:
     """Return whether these tests pass with these mutants, in this process's copy."""
     # cosmic-ray forbids byte code. It is allowed, but not for the plugin.
     python = "env -u PYTHONDONTWRITEBYTECODE .venv/bin/python"
-    script = f"ulimit -v 8000000; {python} -m pytest {PYTEST} {tests} 2>&1"
-    try:
-        # Tests that take longer than this, in seconds, count as failed.
-        result = mutate_and_test(mutants, f"sh -c {shlex.quote(script)}", 900)
-    finally:
-        end_children()
-    if result.test_outcome == TestOutcome.SURVIVED:
-        return True
-    was_run = result.test_outcome == TestOutcome.KILLED
-    if not (mutants and was_run) or "ERROR: not found" in result.output:
-        raise RuntimeError(f"The tests do not run or pass:\n{result.output}")
-    return False
+    for tests in stages:
+        script = f"ulimit -v 8000000; {python} -m pytest {PYTEST} {tests} 2>&1"
+        try:  # tests that take longer than 900 seconds count as failed
+            result = mutate_and_test(mutants, f"sh -c {shlex.quote(script)}", 900)
+        finally:
+            end_children()
+        if result.test_outcome == TestOutcome.SURVIVED:
+            continue
+        is_broken = result.test_outcome == TestOutcome.INCOMPETENT
+        if is_broken or not mutants or "ERROR: not found" in result.output:
+            raise RuntimeError(f"The tests do not run or pass:\n{result.output}")
+        return False
+    return True
 
 
 def find_unit_tests() -> dict[int, set[str]]:
     """Run the unit tests. Return for each line of plugin.py the tests that reach it."""
-    passes([], f"--cov=kedro_telemetry --cov-context=test --cov-report= {UNIT}")
-    data = coverage.CoverageData()
-    data.read()
+    survives([], f"--cov=kedro_telemetry --cov-context=test --cov-report= {UNIT}")
+    (data := coverage.CoverageData()).read()
     contexts = data.contexts_by_lineno(str(PLUGIN.resolve()))
     return {n: {re.split(r"[\[|]", c)[0] for c in contexts[n]} for n in contexts}
 
@@ -178,38 +171,36 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     os.chdir(ROOT)
     text = (TOOLS / "equivalent_mutants.txt").read_text("utf-8")
-    explained = "\n".join(re.findall(r"(?m)^[^@\n](?:.+\n)+", text))  # with a reason
-    listed = set(re.findall(r"(?m)^@ .+\n-.*\n\+.*", explained))
+    text = "\n".join(re.findall(r"(?m)^[^@\n](?:.+\n)+", text))  # with a reason
+    listed = set(re.findall(r"(?m)^@ .+\n-.*\n\+.*", text))
 
-    def left() -> float:
-        return max(0, start + 60 * float(options.minutes) - time.monotonic())
-
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory())).resolve()
-        specs = find_mutants(options.since, folder)
+    workers = os.cpu_count(), get_context("fork"), enter_copy
+    with tempfile.TemporaryDirectory() as name:
+        pool = futures.ProcessPoolExecutor(*workers, (Path(name).resolve(),))
+        specs = find_mutants(options.since, Path(name))
         changes = [describe(spec) for spec in specs]
         todo = [n for n, change in enumerate(changes) if change not in listed]
         runs, outcomes = dict[futures.Future[bool], str](), Counter[bool]()
-        workers = (os.cpu_count(), get_context("fork"), enter_copy, (folder,))
-        pool = stack.enter_context(futures.ProcessPoolExecutor(*workers))
         try:
-            by_line = pool.submit(find_unit_tests).result(left())
+            by_line = pool.submit(find_unit_tests).result(60 * options.minutes)
+            left = 60 * options.minutes - (time.monotonic() - start)
             # The system tests must pass without a mutant, too.
-            check = [] if options.since else [pool.submit(passes, [], system_tests())]
+            check = [] if options.since else [pool.submit(survives, [], system_tests())]
             for number in todo:
                 tests = unit_tests(specs[number], by_line), system_tests(specs[number])
-                runs[pool.submit(survives, specs[number], *tests)] = changes[number]
-            for run in futures.as_completed(runs, left()):
+                runs[pool.submit(survives, [specs[number]], *tests)] = changes[number]
+            for run in futures.as_completed(runs, max(0, left)):
                 outcomes[run.result()] += 1
                 if run.result():
                     print(f"Survived:\n{runs[run]}\n", flush=True)
-            [run.result(left()) for run in check]
+            [run.result() for run in check]
         except (futures.TimeoutError, KeyboardInterrupt):
             print("Stopped.")
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in psutil.Process().children():
                 process.terminate()
+            pool.shutdown()
     unused = set() if options.since else listed - set(changes)
     for change in sorted(unused):
         print(f"Listed, but not made any more:\n{change}\n")
