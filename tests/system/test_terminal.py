@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -154,6 +155,7 @@ def test_ctrl_c_ends_the_command_quietly_and_saves_nothing(
 ) -> None:
     child = start(f"exec {KEDRO}", asking, env)
     child.expect_exact(PROMPT)
+    time.sleep(0.3)  # Python has reached `select`: a person is not quicker
     child.send(CTRL_C)
     assert finish(child, status=130) == "^C\r\n"
     assert saved(asking, home) == (None, None)
