@@ -48,8 +48,6 @@ def python(script: str, cwd: Path, env: dict[str, str], *options: str) -> None:
     assert "ResourceWarning" not in done.stderr
 
 
-# --- What arrives ---
-
 CLIENT_CLI = """\
 import click
 cli = click.Group("acme")

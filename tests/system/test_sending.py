@@ -409,8 +409,6 @@ def test_no_sender_is_started_under_a_tracer_that_takes_over_processes(
     assert not (support.own_folder(home) / "salt").exists(), "an event was made"
 
 
-# --- The suite itself ---
-
 SEND = """\
 import network, subprocess, sys
 network.enter_loopback()
