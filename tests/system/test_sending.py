@@ -343,8 +343,6 @@ PROXIES = {
 
 
 def test_a_proxy_sees_only_the_host_and_its_own_password(authority: Authority) -> None:
-    """NO_PROXY names other hosts here."""
-
     def tunnel(connection: socket.socket, collector: Collector) -> None:
         says(b"HTTP/1.1 200 Connection established\r\n\r\n")(connection, collector)
         over_tls(authority.context())(connection, collector)
