@@ -84,7 +84,8 @@ def run_sender(
 def end_in_time(*runs: Callable[[], object]) -> bool:
     """Return whether all of these end like a process that sleeps for 4.5 seconds.
 
-    Then they end within 5 seconds, unless the machine needs so long to start one.
+    Then they end within 5 seconds, unless the machine needs so long to start one. There
+    is a second try, for a machine that was busy.
     """
 
     def seconds(run: Callable[[], object]) -> float:
@@ -93,8 +94,11 @@ def end_in_time(*runs: Callable[[], object]) -> bool:
         return time.monotonic() - start
 
     sleep = [sys.executable, "-c", "import time; time.sleep(4.5)"]
-    slept, *others = side_by_side(seconds, [lambda: subprocess.run(sleep), *runs])
-    return bool(max(others) < slept + 0.5)
+    for _ in range(2):
+        slept, *others = side_by_side(seconds, [lambda: subprocess.run(sleep), *runs])
+        if max(others) < slept + 0.5:
+            return True
+    return False
 
 
 def event_bytes(properties: dict[str, object] = PROPERTIES) -> bytes:

@@ -187,8 +187,8 @@ most = 0
 for number in range(10):
     assert not command("info")
     assert not command("registry", "list")
-    most = max(most, *count())
-assert most > 2, "a command waited for an earlier sender"
+    most = max(most, count()[0])
+assert most, "each command waited for its sender"
 while count()[0]:
     time.sleep(0.01)
 assert not command("--version")
