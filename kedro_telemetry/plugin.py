@@ -550,7 +550,7 @@ def count_objects(run_params: Any, catalog: Any) -> dict[str, int]:
     if not run_params.get("pipeline_names") and not run_params.get("pipeline_name"):
         from kedro.framework.project import pipelines
 
-        counts["number_of_nodes"] = len(pipelines["__default__"].nodes)
+        counts["number_of_nodes"] = len(pipelines["__default__"].node_dependencies)
         counts["number_of_pipelines"] = len(pipelines)
     return {name: int(float(f"{count:.2g}")) for name, count in counts.items()}
 

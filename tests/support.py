@@ -33,6 +33,7 @@ KEDRO_018 = importlib.metadata.version("kedro").startswith("0.18.")
 HOME = "LOCALAPPDATA" if sys.platform == "win32" else "HOME"  # as the plugin reads it
 OTHER_USER = 54321  # has no name
 IN_CI = bool(os.environ.get("CI"))  # read before the environment is scrubbed
+LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
 SCHEMA = json.loads((ROOT / "tests" / "event.schema.json").read_text("utf-8"))
 EVENT_VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 # All fields with good values. MESSAGE is what a sender gets.
@@ -59,6 +60,11 @@ as_root = pytest.mark.skipif(
 )
 
 Answer = Callable[[socket.socket, "Collector"], None]
+
+
+def examples(usual: int) -> int:
+    """Return how many examples a property test tries."""
+    return usual * 50 if LONG else usual
 
 
 def missing(what: str) -> NoReturn:

@@ -122,7 +122,7 @@ ANYTHING = st.recursive(
 NAME = st.sampled_from(list(FIELDS)) | st.text(max_size=8)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=support.examples(40), deadline=None)
 @given(st.dictionaries(NAME, ANYTHING, max_size=12), st.booleans())
 def test_only_good_values_are_ever_sent(values: dict[str, Any], is_good: bool) -> None:
     if is_good:

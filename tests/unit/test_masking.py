@@ -178,7 +178,7 @@ COMMAND_LINE = st.tuples(
 ).map(lambda parts: [*parts[0].split(), *parts[1]])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=support.examples(100), deadline=None)
 @given(COMMAND_LINE)
 def test_each_word_that_is_sent_is_public(args: list[str]) -> None:
     shown = mask_command(args)
