@@ -168,7 +168,8 @@ def test_an_answer_that_cannot_be_saved_does_not_count(terminal: Terminal) -> No
         shutil.rmtree(terminal.project)
 
     terminal.own.mkdir(parents=True)
-    for change in (bool, delete_project):
+    # The second one needs a terminal, which waits for what is typed.
+    for change in (bool, delete_project)[: 1 if sys.platform == "win32" else 2]:
         Path(terminal.project, ".telemetry").unlink(missing_ok=True)
         assert terminal.ask(b"y\n", change) is not None
         (line,) = terminal.shown.getvalue().split(PROMPT)[1].splitlines()
