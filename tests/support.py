@@ -64,7 +64,7 @@ Answer = Callable[[socket.socket, "Collector"], None]
 
 def examples(usual: int) -> int:
     """Return how many examples a property test tries."""
-    return usual * 50 if LONG else usual
+    return usual * 20 if LONG else usual
 
 
 def missing(what: str) -> NoReturn:
