@@ -125,7 +125,7 @@ HASH = "[0-9a-f]{32}"
 COUNT = "[0-9]|[1-9][0-9]0{0,7}"  # a number with at most two significant digits
 
 # Each field, and the pattern that its whole text must match. Only counts are numbers.
-# A new field requires a new major version, so that everybody is asked again.
+# A new field requires a new major version, so that each yes must be given anew.
 FIELDS = {
     "username": HASH,
     "package_name": HASH,
