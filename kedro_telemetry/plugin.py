@@ -157,7 +157,7 @@ def build_event(message: bytes) -> bytes:
         kind = int if pattern == COUNT else str
         if type(value) is kind and re.fullmatch(pattern, str(value)):
             properties[name] = value
-    counted = "number_of_datasets" in properties  # then the official name is another
+    counted = "number_of_datasets" in properties  # the official plugin has two names
     event = {
         "app_id": APP_ID,
         "event": "Kedro Project Statistics" if counted else "CLI command",
@@ -271,7 +271,7 @@ def write_file(path: str, data: bytes, mode: int, flag: int = 0) -> None:
             raise OSError(f"{path!r} is a hard link, perhaps to another file")
         file.truncate()
         file.write(data)
-    if read_file(path) != data:  # for example a FIFO with a reader
+    if read_file(path) != data:  # a special file that keeps less than was written
         raise OSError(f"{path!r} reads back differently")
 
 
@@ -284,7 +284,7 @@ ANSWERS = {"true": True, "True": True, "false": False, "False": False}
 
 def find_answer(data: bytes) -> bool | None:
     """Return the answer in this content of a `.telemetry` file. None means unclear."""
-    # Beside this one line, all are empty or comments. So YAML says the same.
+    # Besides one line, all are empty or comments: a YAML reader finds the same answer.
     text = data.decode("latin-1").replace("\r\n", "\n")
     good = len(data) <= 4096 and data.isascii() and text.replace("\n", "").isprintable()
     lines = [line.rstrip(" ") for line in text.split("\n")]
@@ -295,7 +295,7 @@ def find_answer(data: bytes) -> bool | None:
 
 # --- The user's own answer: a file for each project, in their own folder ---
 
-OWN_NO = b"no\n"  # and a yes is for this major version and this address only
+OWN_NO = b"no\n"  # for each version and address; a yes is only for the one it names
 
 
 def own_yes() -> bytes:
