@@ -18,12 +18,8 @@ Not protected against: code that runs as the user, or sets the user's environmen
 Windows, the owner and the permissions of the user's own folder are not checked.
 """
 
-from __future__ import annotations
-
-import os
 import sys
 import time
-from os import environ
 
 # This file is two programs: as a script it is the sender, which runs only to THE WALL.
 if __name__ == "__main__":
@@ -31,11 +27,13 @@ if __name__ == "__main__":
 
     # Ends the process on every platform, even in the middle of a name look-up.
     faulthandler.dump_traceback_later(4.5, exit=True)
-    time.sleep(0.5)  # before larger modules are loaded: the command can finish first
+    time.sleep(0.5)  # before other modules are loaded: the command can finish first
 
 import json
+import os
 import re
 from collections.abc import Sequence
+from os import environ
 
 VERSION = "2.0.0+hardened"
 APP_ID = "2388822444"  # the Kedro project at its collector, Heap
@@ -97,7 +95,6 @@ def mask_command(args: Sequence[str]) -> str:
 
     run --pipeline=ds -e prod   ->  kedro run --pipeline ***** -e *****
     run --client acme --async   ->  kedro run ***** ***** *****
-    Masking the words after `kedro` once more does not change the result.
     """
     words = list(args[:MAX_WORDS])
     command = "kedro"
@@ -111,10 +108,8 @@ def mask_command(args: Sequence[str]) -> str:
             shown += [option, MASK] if equals else [option]
         else:
             shown.append(MASK)
-            # After an unknown option, or an unknown command of a group, the rest can be
-            # values. MASK says nothing: the sender masks again what was masked here.
-            if word != MASK and (word.startswith("-") or command in COMMANDS):
-                mask_rest = True
+            if word.startswith("-") or command in COMMANDS:
+                mask_rest = True  # an unknown option or command: all can be values
     return " ".join(shown[:MAX_WORDS])
 
 
@@ -123,13 +118,14 @@ def mask_command(args: Sequence[str]) -> str:
 TOOL = "Linting|Testing|Custom Logging|Documentation|Data Structure|PySpark|Kedro Viz"
 HASH = "[0-9a-f]{32}"
 COUNT = "[0-9]|[1-9][0-9]0{0,7}"  # a number with at most two significant digits
+WORD = "|".join(OPTIONS + " ".join(COMMANDS.values()).split())
 
 # Each field, and the pattern that its whole text must match. Only counts are numbers.
 # A new field requires a new major version, so that each yes must be given anew.
 FIELDS = {
     "username": HASH,
     "package_name": HASH,
-    "command": "kedro( [A-Za-z*-]+)*",  # see `mask_command`
+    "command": rf"kedro( (\*\*\*\*\*|{WORD})){{0,{MAX_WORDS - 1}}}",
     "project_version": r"[0-9]{1,3}(\.[0-9]{1,3}){1,2}",  # of Kedro
     "telemetry_version": re.escape(VERSION),
     "python_version": r"3\.[0-9]{1,2}",
@@ -146,11 +142,10 @@ def build_event(message: bytes) -> bytes:
     """Return the event as it is sent, built anew from the fields in a JSON object.
 
     A value that does not match its format is dropped, and so is what is not in FIELDS.
-    Raises an exception without a JSON object, a command and a user name. The sender
-    calls this: no mistake below THE WALL can add a field or a word.
+    Raises an exception without a JSON object and a user name. The sender calls this:
+    no mistake below THE WALL can add a field, or a word that is not public.
     """
     values = json.loads(message)
-    values["command"] = mask_command(values["command"].split(" ")[1:])
     properties = {}
     for name, pattern in FIELDS.items():
         value = values.get(name)
@@ -169,9 +164,8 @@ def build_event(message: bytes) -> bytes:
 
 # --- The request: where the event goes ---
 
-# PORT is 1 to 65535 (a test tries each number). Its first part is 1 to 59999.
 HOST = r"[\w-]{1,63}(\.[\w-]{1,63})*"
-PORT = r"(?!0)([1-5]?\d{1,4}|6[0-4]\d{3}|65[0-4]\d\d|655[0-2]\d|6553[0-5])"
+PORT = r"(?P<port>[1-9]\d{0,4})"
 PATH = r"(/[\w/.~-]*)?"
 HTTPS = rf"https://{HOST}(:{PORT})?{PATH}"
 LOOPBACK = rf"http://127\.0\.0\.1:{PORT}{PATH}"
@@ -181,13 +175,18 @@ PROXY = rf"(http://)?({SECRET}:{SECRET}@)?{HOST}:{PORT}"
 MAX_URL = 200  # characters: so no host is too long for DNS
 
 
+def matches(text: str, form: str) -> bool:
+    """Return whether a URL or proxy has this form, and a port that exists, if any."""
+    found = len(text) <= MAX_URL and re.fullmatch(form, text, re.ASCII)
+    return bool(found and int(found["port"] or 443) <= 65535)
+
+
 def endpoint() -> str:
     """Return the URL of the collector. Raises ValueError if it is refused."""
     url = environ.get(ENDPOINT_VARIABLE, DEFAULT_ENDPOINT)
-    if url == DEFAULT_ENDPOINT:
-        return url  # it needs no pattern, which takes time to compile
     form = LOOPBACK if url.startswith("http:") else HTTPS
-    if len(url) > MAX_URL or not re.fullmatch(form, url, re.ASCII):
+    # The default address needs no pattern, which takes time to compile.
+    if url != DEFAULT_ENDPOINT and not matches(url, form):
         forms = "https://HOST[:PORT][/PATH] or http://127.0.0.1:PORT[/PATH]"
         raise ValueError(f"{ENDPOINT_VARIABLE} is not {forms}")
     return url
@@ -196,9 +195,8 @@ def endpoint() -> str:
 def find_proxies() -> dict[str, str]:
     """Return the proxy for https, for urllib. Raises ValueError if it is refused."""
     for name in "https_proxy HTTPS_PROXY all_proxy ALL_PROXY".split():
-        proxy = environ.get(name)
-        if proxy:
-            if len(proxy) > MAX_URL or not re.fullmatch(PROXY, proxy, re.ASCII):
+        if proxy := environ.get(name):
+            if not matches(proxy, PROXY):
                 raise ValueError(f"{name} is not [http://][USER:PASSWORD@]HOST:PORT")
             return {"https": f"http://{proxy.removeprefix('http://')}"}
     return {}
@@ -213,11 +211,11 @@ def send() -> None:
     agent = f"kedro-telemetry/{VERSION}"
     headers = {"Content-Type": "application/json", "User-Agent": agent}
     opener = request.OpenerDirector()
+    # There are no other handlers: so no redirects, cookies, log-in or retries.
     opener.add_handler(request.ProxyHandler(find_proxies()))  # it applies NO_PROXY
     opener.add_handler(request.HTTPHandler())
     context = ssl.create_default_context()  # verifies the certificate
     opener.add_handler(request.HTTPSHandler(context=context))
-    # There are no other handlers: so no redirects, cookies, log-in or retries.
     post = request.Request(endpoint(), event, headers)
     opener.open(post, timeout=1.5)  # seconds, for each IP address of the collector
 
@@ -242,8 +240,6 @@ from pluggy import HookimplMarker
 
 # --- Files ---
 
-MAX_FILE = 1024 * 1024  # bytes
-
 
 def open_plain(path: str, flags: int, permissions: int = 0) -> int:
     """Open a file that is not a symbolic link, without waiting for a FIFO."""
@@ -258,7 +254,7 @@ def read_file(path: str) -> bytes:
     """Return the content of a regular file, which must not be large. Raises OSError."""
     with open(path, "rb", opener=open_plain) as file:
         info = os.fstat(file.fileno())
-        if not stat.S_ISREG(info.st_mode) or info.st_size > MAX_FILE:
+        if not stat.S_ISREG(info.st_mode) or info.st_size > 1_000_000:
             raise OSError(f"{path!r} is not a file, or too large")
         return file.read(info.st_size)
 
@@ -279,18 +275,22 @@ def write_file(path: str, data: bytes, mode: int, flag: int = 0) -> None:
 
 PROJECT_YES = b"consent: true\n"
 PROJECT_NO = b"consent: false\n"
-ANSWERS = {"true": True, "True": True, "false": False, "False": False}
+ANSWERS = {
+    "consent: true": True,
+    "consent: True": True,
+    "consent: false": False,
+    "consent: False": False,
+}
 
 
 def find_answer(data: bytes) -> bool | None:
     """Return the answer in this content of a `.telemetry` file. None means unclear."""
     # Besides one line, all are empty or comments: a YAML reader finds the same answer.
     text = data.decode("latin-1").replace("\r\n", "\n")
-    good = len(data) <= 4096 and data.isascii() and text.replace("\n", "").isprintable()
     lines = [line.rstrip(" ") for line in text.split("\n")]
     statements = [line for line in lines if line and not line.startswith("#")]
-    name, _, value = "\n".join(statements).partition(": ")  # a second is in the value
-    return ANSWERS.get(value) if good and name == "consent" else None
+    good = len(data) <= 4096 and data.isascii() and text.replace("\n", "").isprintable()
+    return ANSWERS.get("\n".join(statements)) if good else None
 
 
 # --- The user's own answer: a file for each project, in their own folder ---
@@ -307,12 +307,12 @@ def own_folder() -> str:
     home = environ.get("LOCALAPPDATA" if sys.platform == "win32" else "HOME", "")
     if not isabs(home) or not isdir(home):
         raise FileNotFoundError("there is no home folder")
-    state = environ.get("XDG_STATE_HOME", "")  # neither for Windows nor for macOS
     if sys.platform == "win32":
-        state = home
-    elif sys.platform == "darwin":
-        state = join(home, "Library", "Application Support")
-    elif not isabs(state):
+        return join(home, "kedro-telemetry")
+    if sys.platform == "darwin":
+        return join(home, "Library", "Application Support", "kedro-telemetry")
+    state = environ.get("XDG_STATE_HOME", "")
+    if not isabs(state):
         state = join(home, ".local", "state")
     return join(state, "kedro-telemetry")
 
@@ -322,20 +322,22 @@ def own_file(project: str) -> str:
     return join(own_folder(), hashlib.sha256(os.fsencode(project)).hexdigest())
 
 
-def check_own_folder(folder: str, project: str) -> None:
-    """Raise OSError if others can write to this folder, or it could not be made."""
+def check_own_folder(project: str) -> None:
+    """Raise OSError if the own folder is not safe, or could not be made or written."""
+    folder = own_folder()
     if join(realpath(folder), "").startswith(join(project, "")):
         raise OSError(f"your own folder is inside the project: {folder!r}")
-    existing = folder  # or else the nearest one above it, where it would be made
-    while not isdir(existing):
-        existing = dirname(existing)
-    if not os.access(existing, os.W_OK):
-        raise OSError(f"you cannot write to {existing!r}")
+    nearest = folder  # or the nearest one above it, where it would be made
+    while not lexists(nearest):
+        nearest = dirname(nearest)
+    if not isdir(nearest) or not os.access(nearest, os.W_OK):
+        raise OSError(f"you cannot write to {nearest!r}")
     if sys.platform != "win32":
-        info = os.stat(existing)
-        is_shared = existing == folder and info.st_mode & 0o022  # above, it may be
-        if is_shared or info.st_uid != os.geteuid():
-            raise OSError(f"others own {existing!r}, or can write to it")
+        info = os.stat(nearest)
+        if info.st_uid != os.geteuid():
+            raise OSError(f"{nearest!r} belongs to somebody else")
+        if nearest == folder and info.st_mode & 0o022:
+            raise OSError(f"others can write to {folder!r}")
 
 
 def write_own_answer(project: str, answer: bytes) -> None:
@@ -381,14 +383,14 @@ def check_sender() -> None:
     find_proxies()
 
 
-def why_off(project: str | None) -> str | None:
+def why_off(project: str) -> str | None:
     """Return the first reason why nothing is sent from this project folder, or None."""
-    for name in ("DO_NOT_TRACK", "KEDRO_DISABLE_TELEMETRY", "CI"):
+    for name in "DO_NOT_TRACK KEDRO_DISABLE_TELEMETRY CI".split():
         if environ.get(name):
             return f"the environment variable {name} is set"
     if is_completing():
         return "shell completion is running"
-    if project is None:
+    if not project:
         return "not in a Kedro project"
     answer, own_answer = None, b""  # if the files are missing
     try:
@@ -399,17 +401,14 @@ def why_off(project: str | None) -> str | None:
                 return "unclear `.telemetry`: write exactly `consent: true` (or false)"
         if answer is False:
             return PROJECT_SAYS_NO
-        own = own_file(project)
-        check_own_folder(dirname(own), project)
+        check_own_folder(project)
         with suppress(FileNotFoundError):
-            own_answer = read_file(own)
+            own_answer = read_file(own_file(project))
     except (OSError, ValueError) as error:
         return str(error)
     if own_answer == OWN_NO:
         return "your own answer is no (to change it: kedro-telemetry allow)"
-    if answer and own_answer == own_yes():
-        return None
-    return NOT_ANSWERED  # the only reason to ask
+    return None if answer and own_answer == own_yes() else NOT_ANSWERED
 
 
 def describe(reason: str | None) -> str:
@@ -480,9 +479,9 @@ def ask(project: str) -> None:
     """Ask whether events may be sent, and save the answer."""
     try:
         discard_input()  # what was typed before the question
-        has_file = lexists(join(project, ".telemetry"))
-        if has_file:
-            sys.stderr.write(FROM_PROJECT)
+        path = join(project, ".telemetry")
+        has_file = lexists(path)
+        sys.stderr.write(FROM_PROJECT if has_file else "")
         sys.stderr.write(QUESTION.format(url=endpoint(), folder=own_folder()))
         sys.stderr.flush()
         line = read_line()
@@ -497,7 +496,7 @@ def ask(project: str) -> None:
                 write_own_answer(project, OWN_NO)
             if not has_file:  # one that somebody made meanwhile is not changed
                 consent = PROJECT_YES if agreed else PROJECT_NO
-                write_file(join(project, ".telemetry"), consent, 0o644, os.O_EXCL)
+                write_file(path, consent, 0o644, os.O_EXCL)
             if agreed:  # last, so that it counts only if all is saved
                 write_own_answer(project, own_yes())
     except OSError as error:
@@ -528,8 +527,8 @@ def find_salt() -> bytes:
 def login_name() -> str:
     """Return the name in the environment, or else the user's number. No look-up."""
     for variable in "LOGNAME USER LNAME USERNAME".split():
-        if environ.get(variable):
-            return environ[variable]
+        if name := environ.get(variable):
+            return name
     if sys.platform == "win32":
         return "unknown"
     return str(os.getuid())
@@ -560,7 +559,7 @@ def build_message(command: str, metadata: Any, counts: Any) -> bytes:
     salt = find_salt()
     package = getattr(metadata, "package_name", None)
     tools = str(getattr(metadata, "tools", None))  # "['Linting', 'Testing']"
-    example = str(getattr(metadata, "example_pipeline", None))  # "True" or "False"
+    example = str(getattr(metadata, "example_pipeline", None))
     values = {
         "username": hash_name(login_name(), "username", salt),
         "package_name": package and hash_name(package, "package_name", salt),
@@ -570,7 +569,7 @@ def build_message(command: str, metadata: Any, counts: Any) -> bytes:
         "python_version": f"3.{sys.version_info.minor}",
         "os": sys.platform if sys.platform in ("linux", "darwin", "win32") else "other",
         "tools": ", ".join(tool for tool in TOOL.split("|") if f"'{tool}'" in tools),
-        "example_pipeline": example[:6],  # 5 letters, and one that shows a longer text
+        "example_pipeline": example if example in ("True", "False") else None,
         **counts,
     }
     return json.dumps(values).encode()
@@ -578,13 +577,12 @@ def build_message(command: str, metadata: Any, counts: Any) -> bytes:
 
 # --- Starting the sender ---
 
-senders: list[Any] = []
-
 # The sender's environment, besides the address. The last three lead to libraries.
 SENDER_VARIABLES = """
     HTTPS_PROXY https_proxy ALL_PROXY all_proxy NO_PROXY no_proxy
     SSL_CERT_FILE SSL_CERT_DIR LD_LIBRARY_PATH DYLD_LIBRARY_PATH SYSTEMROOT
 """.split()
+senders: list[Any] = []  # that this process has started
 
 
 def start_sender(message: bytes) -> None:
@@ -607,7 +605,7 @@ def start_sender(message: bytes) -> None:
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        cwd=os.sep,
+        cwd="/",
         env=environment,
         start_new_session=True,  # so signals of the terminal do not reach it
         creationflags=0x08000000 if sys.platform == "win32" else 0,  # no window
@@ -620,9 +618,8 @@ def start_sender(message: bytes) -> None:
 # --- The hooks. Kedro does not guard them: an error would end the command ---
 
 
-def decide(metadata: Any, may_ask: bool = False) -> str | None:
+def decide(project: str, may_ask: bool = False) -> str | None:
     """Return why no event is sent, or None. Can ask the user, or withdraw their yes."""
-    project = metadata and realpath(metadata.project_path)
     reason = why_off(project)
     if is_preview():
         return reason
@@ -644,10 +641,11 @@ class TelemetryHook:
         self.command = ""
         with suppress(Exception):  # an error means that nothing is sent
             self.metadata = project_metadata  # None outside of a project
+            self.project = project_metadata and realpath(project_metadata.project_path)
             self.process_id = os.getpid()
             self.counts: Any = {}
-            reason = decide(project_metadata, may_ask=True)
-            if reason is None or (is_preview() and not is_completing()):  # no Tab
+            reason = decide(self.project, may_ask=True)
+            if reason is None or (is_preview() and not is_completing()):
                 self.command = mask_command(command_args)
 
     @HookimplMarker("kedro")
@@ -661,16 +659,17 @@ class TelemetryHook:
     def after_command_run(self) -> None:  # of a failed command, too; not in Kedro 0.18
         command, self.command = self.command, ""  # at most one event
         with suppress(Exception):  # an error means that nothing is sent
-            # A child that was forked has a copy of the command.
-            if command and self.process_id == os.getpid():
-                reason = decide(self.metadata)
-                if reason is None or is_preview():
-                    message = build_message(command, self.metadata, self.counts)
-                    if is_preview():
-                        sys.stderr.write(f"Preview only.\n{describe(reason)}\n")
-                        sys.stderr.write(f"{build_event(message).decode()}\n")
-                    else:
-                        start_sender(message)
+            if not command or self.process_id != os.getpid():  # a forked child
+                return
+            reason = decide(self.project)
+            if reason is not None and not is_preview():
+                return
+            message = build_message(command, self.metadata, self.counts)
+            if is_preview():
+                sys.stderr.write(f"Preview only.\n{describe(reason)}\n")
+                sys.stderr.write(f"{build_event(message).decode()}\n")
+            else:
+                start_sender(message)
 
 
 telemetry_hook = TelemetryHook()  # the entry point of kedro.hooks and kedro.cli_hooks
@@ -709,18 +708,20 @@ DO_NOT_TRACK=1 in the environment turns telemetry off everywhere.
 KEDRO_TELEMETRY_PREVIEW=1 kedro info shows an event without sending it."""
 
 
-def find_project() -> str | None:
-    """Return the project folder, as `kedro` would find it from here, or None."""
-    limit = 1 if kedro_version.startswith("0.18.") else None  # the current folder
-    for folder in [Path.cwd(), *Path.cwd().parents][:limit]:
+def find_project() -> str:
+    """Return the project folder, as `kedro` would find it from here, or ""."""
+    folders = [Path.cwd(), *Path.cwd().parents]
+    if kedro_version.startswith("0.18."):
+        del folders[1:]  # Kedro 0.18 looks only in the current folder
+    for folder in folders:
         with suppress(OSError, ValueError):  # no such file, or not one that Kedro reads
             path = realpath(folder / "pyproject.toml")
             if "[tool.kedro]" in read_file(path).decode():
                 return realpath(folder)
-    return None
+    return ""
 
 
-def show_status(project: str | None) -> bool:
+def show_status(project: str) -> bool:
     """Show and return whether a command in this project would send an event."""
     reason = why_off(project)
     if reason is None and is_preview():
@@ -740,7 +741,7 @@ def allow(project: str) -> None:
     """Save both yeses, the user's own last. Raises OSError or ValueError."""
     path = join(project, ".telemetry")
     answer = own_yes()
-    check_own_folder(own_folder(), project)
+    check_own_folder(project)
     if not lexists(path) or not parse_consent(read_file(path)):
         write_file(path, PROJECT_YES, 0o644)
     write_own_answer(project, answer)
@@ -760,13 +761,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     import argparse
 
     parser = argparse.ArgumentParser(usage=USAGE)
-    parser.add_argument("action", choices=("status", "allow", "deny"))
+    parser.add_argument("action", choices="status allow deny".split())
     action = parser.parse_args(arguments).action
     try:
         project = find_project()
         if action == "status":
             return show_status(project)
-        if project is None:
+        if not project:
             raise ValueError("not in a Kedro project: go to one")
         save_answer = allow if action == "allow" else deny
         save_answer(project)

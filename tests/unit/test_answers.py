@@ -21,7 +21,7 @@ AGREE = plugin.NOT_ANSWERED
 
 
 def why_off(project: Path | None) -> str | None:
-    return plugin.why_off(os.path.realpath(project) if project else None)
+    return plugin.why_off(os.path.realpath(project) if project else "")
 
 
 def texts(joined: str) -> list[str]:
@@ -180,12 +180,19 @@ class Case:
     def set_home(self, home: str | Path) -> None:
         self.patch.setenv(support.HOME, str(home))
 
+    def replace_state(self, by_link: bool) -> None:
+        """Put a file, or a broken link, in the place of the folder of all states."""
+        state = self.folder.parent
+        self.move(state, self.other)
+        state.symlink_to("absent") if by_link else state.touch()
+
     def live_in_project(self) -> None:
         self.set_home(self.project)
         self.move(self.folder, support.own_folder(self.project))
 
 
-NO_HOME, INSIDE, SHARED = "no home folder", "inside the project", "others "
+NO_HOME, INSIDE, SHARED = "no home folder", "inside the project", "others can"
+NO_FOLDER = "you cannot write to"
 UNCLEAR = "write exactly"
 Row = tuple[str, str | None, Callable[[Case], None]]
 # What is done, why telemetry is then off (None: it is on), and how it is done.
@@ -228,6 +235,8 @@ UNIX_ROWS: list[Row] = [
     ("a group's own folder", SHARED, lambda c: c.folder.chmod(0o720)),
     ("everybody's own folder", SHARED, lambda c: c.folder.chmod(0o702)),
     ("link inside", INSIDE, lambda c: c.link(c.folder, c.project / "own")),
+    ("file as state", NO_FOLDER, lambda c: c.replace_state(by_link=False)),
+    ("broken state", NO_FOLDER, lambda c: c.replace_state(by_link=True)),
     ("own link", "link", lambda c: c.link(c.own, c.other / "own")),
     ("own FIFO", "is not a file", lambda c: c.put(c.own, "fifo")),
     ("own device", "link", lambda c: c.put(c.own, "/dev/zero")),
@@ -273,8 +282,8 @@ def test_a_folder_of_another_user_is_not_used(
         folder = folder.parent
     before = os.listdir(folder)
     os.chown(folder, support.OTHER_USER, -1)
-    assert SHARED in str(why_off(agreed))
-    with pytest.raises(OSError, match=SHARED):
+    assert "somebody else" in str(why_off(agreed))
+    with pytest.raises(OSError, match="somebody else"):
         plugin.allow(os.path.realpath(agreed))
     assert os.listdir(folder) == before
 

@@ -173,9 +173,9 @@ def test_the_project_is_found_as_kedro_finds_it(
     if hasattr(kedro, "find_kedro_project"):  # since Kedro 0.19
         assert kedro.find_kedro_project(inner) == expected
     monkeypatch.chdir(inner)
-    assert plugin.find_project() == (expected and os.path.realpath(expected))
+    assert plugin.find_project() == (os.path.realpath(expected) if expected else "")
     monkeypatch.setattr(plugin, "kedro_version", "0.18.14")
-    assert (plugin.find_project() is not None) == is_project, "only this folder counts"
+    assert bool(plugin.find_project()) == is_project, "only this folder counts"
 
 
 def test_wrong_usage_is_an_error_and_help_explains(
