@@ -1,8 +1,8 @@
 """Opt-in usage telemetry for Kedro: the complete plugin, to be read downwards.
 
 1. Nothing is sent without two yeses: one in the project's file `.telemetry`, and the
-   user's own, in the user's own folder. No file of a project can be the user's yes. The
-   user's yes is for one path, one address and one major version of this plugin.
+   user's own, in the user's own folder, which is not in the project. The user's yes is
+   for one path, one address and one major version of this plugin.
 2. A user who has not answered is asked before a command, at a terminal.
 3. A command sends at most one event, when it ends. Its properties are the fields in
    FIELDS, each in its fixed format. The sender checks this (`build_event`).
@@ -109,7 +109,7 @@ def mask_command(args: Sequence[str]) -> str:
         else:
             shown.append(MASK)
             if word.startswith("-") or command in COMMANDS:
-                mask_rest = True  # an unknown option or command: all can be values
+                mask_rest = True  # what follows an unknown option or command
     return " ".join(shown[:MAX_WORDS])
 
 
@@ -118,14 +118,14 @@ def mask_command(args: Sequence[str]) -> str:
 TOOL = "Linting|Testing|Custom Logging|Documentation|Data Structure|PySpark|Kedro Viz"
 HASH = "[0-9a-f]{32}"
 COUNT = "[0-9]|[1-9][0-9]0{0,7}"  # a number with at most two significant digits
-WORD = "|".join(OPTIONS + " ".join(COMMANDS.values()).split())
+WORD = "|".join([*OPTIONS, *" ".join(COMMANDS.values()).split()])
 
 # Each field, and the pattern that its whole text must match. Only counts are numbers.
 # A new field requires a new major version, so that each yes must be given anew.
 FIELDS = {
     "username": HASH,
     "package_name": HASH,
-    "command": rf"kedro( (\*\*\*\*\*|{WORD})){{0,{MAX_WORDS - 1}}}",
+    "command": rf"kedro( (\*\*\*\*\*|{WORD})){{0,{MAX_WORDS - 1}}}",  # MASK or WORD
     "project_version": r"[0-9]{1,3}(\.[0-9]{1,3}){1,2}",  # of Kedro
     "telemetry_version": re.escape(VERSION),
     "python_version": r"3\.[0-9]{1,2}",
@@ -152,7 +152,7 @@ def build_event(message: bytes) -> bytes:
         kind = int if pattern == COUNT else str
         if type(value) is kind and re.fullmatch(pattern, str(value)):
             properties[name] = value
-    counted = "number_of_datasets" in properties  # the official plugin has two names
+    counted = "number_of_datasets" in properties  # then the event has another name
     event = {
         "app_id": APP_ID,
         "event": "Kedro Project Statistics" if counted else "CLI command",
@@ -170,7 +170,7 @@ PATH = r"(/[\w/.~-]*)?"
 HTTPS = rf"https://{HOST}(:{PORT})?{PATH}"
 LOOPBACK = rf"http://127\.0\.0\.1:{PORT}{PATH}"
 SECRET = r"[\w.~!$&*+%-]+"  # other characters are written with %
-# No https:// or socks5://: urllib would connect to them without encryption as well.
+# No https:// or socks5://: to any proxy, urllib sends the password as plain text.
 PROXY = rf"(http://)?({SECRET}:{SECRET}@)?{HOST}:{PORT}"
 MAX_URL = 200  # characters: so no host is too long for DNS
 
@@ -217,7 +217,7 @@ def send() -> None:
     context = ssl.create_default_context()  # verifies the certificate
     opener.add_handler(request.HTTPSHandler(context=context))
     post = request.Request(endpoint(), event, headers)
-    opener.open(post, timeout=1.5)  # seconds, for each IP address of the collector
+    opener.open(post, timeout=1.5)  # seconds, for each IP address and each reading
 
 
 if __name__ == "__main__":
@@ -231,7 +231,7 @@ import select
 import stat
 import subprocess
 from contextlib import suppress
-from os.path import abspath, dirname, isabs, isdir, isfile, join, lexists, realpath
+from os.path import dirname, isabs, isdir, isfile, islink, join, lexists, realpath
 from pathlib import Path
 from typing import Any
 
@@ -241,13 +241,13 @@ from pluggy import HookimplMarker
 # --- Files ---
 
 
-def open_plain(path: str, flags: int, permissions: int = 0) -> int:
+def open_plain(path: str, flags: int, mode_if_new: int = 0) -> int:
     """Open a file that is not a symbolic link, without waiting for a FIFO."""
     if sys.platform != "win32":
         flags |= os.O_NOFOLLOW | os.O_NONBLOCK
-    elif os.path.islink(path):
+    elif islink(path):
         raise OSError(f"{path!r} is a symbolic link")
-    return os.open(path, flags, permissions)
+    return os.open(path, flags, mode_if_new)
 
 
 def read_file(path: str) -> bytes:
@@ -261,13 +261,12 @@ def read_file(path: str) -> bytes:
 
 def write_file(path: str, data: bytes, mode: int, flag: int = 0) -> None:
     """Write a file in place, a new one with this mode. Read it back. Raises OSError."""
-    descriptor = open_plain(path, os.O_WRONLY | os.O_CREAT | flag, mode)
-    with open(descriptor, "wb") as file:
-        if os.fstat(descriptor).st_nlink > 1:
+    with open(open_plain(path, os.O_WRONLY | os.O_CREAT | flag, mode), "wb") as file:
+        if os.fstat(file.fileno()).st_nlink > 1:  # a project can link to a user's file
             raise OSError(f"{path!r} is a hard link, perhaps to another file")
-        file.truncate()
+        file.truncate()  # not earlier: a hard link keeps its content
         file.write(data)
-    if read_file(path) != data:  # a special file that keeps less than was written
+    if read_file(path) != data:  # another process has written, too
         raise OSError(f"{path!r} reads back differently")
 
 
@@ -295,7 +294,7 @@ def find_answer(data: bytes) -> bool | None:
 
 # --- The user's own answer: a file for each project, in their own folder ---
 
-OWN_NO = b"no\n"  # for each version and address; a yes is only for the one it names
+OWN_NO = b"no\n"  # for all versions and addresses. A yes is for those that it names
 
 
 def own_yes() -> bytes:
@@ -306,7 +305,7 @@ def own_folder() -> str:
     """Return the user's own folder, which need not exist. Without a home: OSError."""
     home = environ.get("LOCALAPPDATA" if sys.platform == "win32" else "HOME", "")
     if not isabs(home) or not isdir(home):
-        raise FileNotFoundError("there is no home folder")
+        raise FileNotFoundError("there is no home folder")  # so no answer, either
     if sys.platform == "win32":
         return join(home, "kedro-telemetry")
     if sys.platform == "darwin":
@@ -327,7 +326,7 @@ def check_own_folder(project: str) -> None:
     folder = own_folder()
     if join(realpath(folder), "").startswith(join(project, "")):
         raise OSError(f"your own folder is inside the project: {folder!r}")
-    nearest = folder  # or the nearest one above it, where it would be made
+    nearest = folder  # or, if it must be made (for the user only), what it is made in
     while not lexists(nearest):
         nearest = dirname(nearest)
     if not isdir(nearest) or not os.access(nearest, os.W_OK):
@@ -341,9 +340,9 @@ def check_own_folder(project: str) -> None:
 
 
 def write_own_answer(project: str, answer: bytes) -> None:
-    """Save the user's own answer in a checked folder. New folders have mode 0700."""
+    """Save an own answer, after `check_own_folder`. New folders have mode 0700."""
     own = own_file(project)
-    for folder in reversed(Path(own).parents):
+    for folder in reversed(Path(own).parents):  # os.makedirs sets only the last mode
         folder.mkdir(0o700, exist_ok=True)
     write_file(own, answer, 0o600)
 
@@ -428,7 +427,7 @@ One event each: the command with its values masked, hashes of user and package
 name, versions of Kedro, Python and this plugin, operating system, project
 tools, example pipeline or not, numbers of datasets, nodes and pipelines. The
 server also sees your IP address. KEDRO_TELEMETRY_PREVIEW=1 shows an event.
-Saved in {folder!r} and, if new, .telemetry
+Saved in {folder!r} and .telemetry (if new)
 To undo: kedro-telemetry deny. Send these events? Enter means no. [y/N] """
 TOO_LATE = "\nNo answer in time counts as no. To change it: kedro-telemetry allow\n"
 
@@ -466,7 +465,7 @@ else:
 
 def can_ask(project: str) -> bool:
     """Return whether somebody can answer here, and the project can keep the answer."""
-    # An OSError also means: do not ask. Windows' NUL has no size, but is a terminal.
+    # An OSError, for the hook, if it is no terminal. On Windows, NUL passes isatty().
     os.get_terminal_size(sys.stderr.fileno())
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         return False
@@ -502,7 +501,8 @@ def ask(project: str) -> None:
     except OSError as error:
         sys.stderr.write(f"Your answer could not be saved: {error}\n")
     except KeyboardInterrupt:  # Kedro would show a traceback
-        sys.stderr.write("\n")
+        with suppress(OSError):
+            sys.stderr.write("\n")
         sys.exit(130)
 
 
@@ -549,6 +549,7 @@ def count_objects(run_params: Any, catalog: Any) -> dict[str, int]:
     if not run_params.get("pipeline_names") and not run_params.get("pipeline_name"):
         from kedro.framework.project import pipelines
 
+        # `node_dependencies`, because `nodes` takes long to sort.
         counts["number_of_nodes"] = len(pipelines["__default__"].node_dependencies)
         counts["number_of_pipelines"] = len(pipelines)
     return {name: int(float(f"{count:.2g}")) for name, count in counts.items()}
@@ -567,7 +568,7 @@ def build_message(command: str, metadata: Any, counts: Any) -> bytes:
         "project_version": kedro_version,
         "telemetry_version": VERSION,
         "python_version": f"3.{sys.version_info.minor}",
-        "os": sys.platform if sys.platform in ("linux", "darwin", "win32") else "other",
+        "os": sys.platform if sys.platform in "linux darwin win32".split() else "other",
         "tools": ", ".join(tool for tool in TOOL.split("|") if f"'{tool}'" in tools),
         "example_pipeline": example if example in ("True", "False") else None,
         **counts,
@@ -582,7 +583,7 @@ SENDER_VARIABLES = """
     HTTPS_PROXY https_proxy ALL_PROXY all_proxy NO_PROXY no_proxy
     SSL_CERT_FILE SSL_CERT_DIR LD_LIBRARY_PATH DYLD_LIBRARY_PATH SYSTEMROOT
 """.split()
-senders: list[Any] = []  # that this process has started
+senders: list[Any] = []  # kept, so that each is reaped when a later one starts
 
 
 def start_sender(message: bytes) -> None:
@@ -590,7 +591,7 @@ def start_sender(message: bytes) -> None:
     if len(message) > MAX_MESSAGE:  # to write it would have to wait for the sender
         raise ValueError("the message is too long")
 
-    # Defined here, because a tool can replace Popen by a function: the event is lost.
+    # Not at the top: where a tool has made Popen a function, the import would fail.
     class Sender(subprocess.Popen[bytes]):
         def __del__(self) -> None:
             """Do not warn that the process still runs."""
@@ -599,13 +600,13 @@ def start_sender(message: bytes) -> None:
     # So it is never empty. Some tools that wrap Popen take an empty one for "all".
     environment[ENDPOINT_VARIABLE] = endpoint()
     for sender in senders:
-        sender.poll()  # reaps it, if it has ended
+        sender.poll()
     new: Any = Sender(
-        [sys.executable, "-I", "-S", "-B", abspath(__file__)],
+        [sys.executable, "-I", "-S", "-B", __file__],  # -B: it writes no .pyc
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        cwd="/",
+        cwd="/",  # so that the user can remove the project's folder
         env=environment,
         start_new_session=True,  # so signals of the terminal do not reach it
         creationflags=0x08000000 if sys.platform == "win32" else 0,  # no window
@@ -623,13 +624,13 @@ def decide(project: str, may_ask: bool = False) -> str | None:
     reason = why_off(project)
     if is_preview():
         return reason
-    if reason == PROJECT_SAYS_NO:  # so that a later yes in this file asks again
+    if reason == NOT_ANSWERED and may_ask and can_ask(project):
+        ask(project)
+        reason = why_off(project)
+    if reason == PROJECT_SAYS_NO:  # a later yes in this file must be agreed to again
         with suppress(FileNotFoundError):
             if read_file(own_file(project)) != OWN_NO:
                 os.unlink(own_file(project))
-    if reason == NOT_ANSWERED and may_ask and can_ask(project):
-        ask(project)
-        return why_off(project)
     return reason
 
 
@@ -656,7 +657,7 @@ class TelemetryHook:
                 self.counts = count_objects(run_params, catalog)
 
     @HookimplMarker("kedro_cli")
-    def after_command_run(self) -> None:  # of a failed command, too; not in Kedro 0.18
+    def after_command_run(self) -> None:  # Kedro 0.18 skips it after some errors
         command, self.command = self.command, ""  # at most one event
         with suppress(Exception):  # an error means that nothing is sent
             if not command or self.process_id != os.getpid():  # a forked child
@@ -688,7 +689,7 @@ def __getattr__(name: str) -> Any:
 
 
 def _check_for_telemetry_consent(project_path: Any) -> bool:
-    """Return whether events are sent. Not used here: Kedro's own tests patch it."""
+    """Return whether telemetry is on. Not used here: Kedro's own tests patch it."""
     return why_off(realpath(project_path)) is None
 
 
@@ -729,10 +730,10 @@ def show_status(project: str) -> bool:
     text = describe(reason)
     with suppress(OSError):  # without a home
         text += f"\nown folder  {own_folder()!r}"
-    text += f"\nplugin.py   {abspath(__file__)!r}"
+    text += f"\nplugin.py   {__file__!r}"
     try:
         print(text.encode("ascii", "backslashreplace").decode(), flush=True)
-    except OSError:  # a pipe is closed. Python would try again, and fail, at its end
+    except OSError:  # a pipe is closed. At its exit, Python would write again, and fail
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return reason is None
 
@@ -769,12 +770,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return show_status(project)
         if not project:
             raise ValueError("not in a Kedro project: go to one")
-        save_answer = allow if action == "allow" else deny
-        save_answer(project)
+        (allow if action == "allow" else deny)(project)
         show_status(project)
         return 0
     except Exception as error:
-        earlier = error.__context__ or ""  # in `deny`
+        earlier = error.__context__ or ""  # the first of two errors in `deny`
         with suppress(Exception):  # standard error can be closed
             sys.stderr.write(f"kedro-telemetry: {error} {earlier}\nCorrect this.\n")
         return 2

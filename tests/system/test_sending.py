@@ -82,6 +82,7 @@ def test_the_sender_sends_only_the_good_values_of_a_message(
     bad = dict.fromkeys(names, "acme") | {"project_version": "\u0661.\u0662"}
     kept = {name: PROPERTIES[name] for name in PROPERTIES if name not in bad}
     del kept["number_of_nodes"]  # has more than two digits
+    del kept["command"]  # has a word that is not public
     message = changed(command="kedro run --pipeline acme", number_of_nodes=123, **bad)
     assert run_sender(message, collector.url).returncode == 0
     assert collector.requests == [request_bytes(collector.url, event_bytes(kept))]
@@ -90,7 +91,7 @@ def test_the_sender_sends_only_the_good_values_of_a_message(
 
 NOT_UTF_8 = MESSAGE.replace(b"linux", b"\xff")
 NOTHING = [b"", b"[1]", MESSAGE[:-1], MESSAGE + MESSAGE, b" " * 4096 + MESSAGE]
-NOTHING += [NOT_UTF_8, b"[" * 4096, changed(command=["run"]), changed(username=None)]
+NOTHING += [NOT_UTF_8, b"[" * 4096, changed(username=None)]
 
 
 def test_the_sender_sends_nothing_for_any_other_input(collector: Collector) -> None:

@@ -1,5 +1,6 @@
 """The question, in a real terminal: what is shown, and what each answer saves."""
 
+import functools
 import io
 import os
 import select
@@ -42,7 +43,12 @@ class Terminal:
                 os.write(self.keyboard, keys)
                 time.sleep(0.02)  # a terminal passes on what is typed in its own time
 
-    def ask(self, keys: bytes, do: Callable[[], object] = bool) -> str | None:
+    def ask(
+        self,
+        keys: bytes,
+        do: Callable[[], object] = bool,
+        decide: Callable[[str], object] = plugin.ask,
+    ) -> str | None:
         """Type this when the prompt is shown. Return why telemetry is off then."""
 
         def answer() -> None:
@@ -58,7 +64,7 @@ class Terminal:
         typist = threading.Thread(target=answer)
         typist.start()
         try:
-            plugin.ask(self.project)
+            decide(self.project)
         finally:
             typist.join()
         return plugin.why_off(self.project)
@@ -160,6 +166,12 @@ def test_a_later_answer_counts_but_silence_ends_no_yes(terminal: Terminal) -> No
     terminal.saved()
     terminal.patch.setattr(plugin, "ANSWER_SECONDS", 0.2)
     assert terminal.ask(b"", allow) is None
+    terminal.saved()
+    terminal.answer.write_bytes(b"consent: true\n")
+    terminal.patch.setattr(plugin, "can_ask", bool)  # standard error is no terminal
+    ask = functools.partial(plugin.decide, may_ask=True)
+    terminal.ask(b"y\n", lambda: plugin.deny(terminal.project), ask)
+    assert terminal.saved() == (b"consent: false\n", None), "the file counts"
 
 
 def test_an_answer_that_cannot_be_saved_does_not_count(terminal: Terminal) -> None:
