@@ -14,8 +14,8 @@
 7. No command waits for the network, or fails because of an error in these functions.
 8. On disk are answers (in `.telemetry`, and in the user's own folder) and one salt.
 
-Not protected against: code that runs as the user, or sets the user's environment. On
-Windows, the owner and the permissions of the user's own folder are not checked.
+Not protected against: code that runs as the user, or sets the user's environment. The
+folders above the own folder are not checked; on Windows, nor are owner and permissions.
 """
 
 import sys
@@ -109,7 +109,7 @@ def mask_command(args: Sequence[str]) -> str:
         else:
             shown.append(MASK)
             if word.startswith("-") or command in COMMANDS:
-                mask_rest = True  # what follows an unknown option or command
+                mask_rest = True  # an unknown option, or unknown command of a group
     return " ".join(shown[:MAX_WORDS])
 
 
@@ -284,7 +284,7 @@ ANSWERS = {
 
 def find_answer(data: bytes) -> bool | None:
     """Return the answer in this content of a `.telemetry` file. None means unclear."""
-    # Besides one line, all are empty or comments: a YAML reader finds the same answer.
+    # One line is neither empty nor a comment: so a YAML reader finds the same answer.
     text = data.decode("latin-1").replace("\r\n", "\n")
     lines = [line.rstrip(" ") for line in text.split("\n")]
     statements = [line for line in lines if line and not line.startswith("#")]
@@ -302,10 +302,10 @@ def own_yes() -> bytes:
 
 
 def own_folder() -> str:
-    """Return the user's own folder, which need not exist. Without a home: OSError."""
+    """Return the user's own folder, which need not exist. FileNotFoundError: no home."""
     home = environ.get("LOCALAPPDATA" if sys.platform == "win32" else "HOME", "")
     if not isabs(home) or not isdir(home):
-        raise FileNotFoundError("there is no home folder")  # so no answer, either
+        raise FileNotFoundError("there is no home folder")
     if sys.platform == "win32":
         return join(home, "kedro-telemetry")
     if sys.platform == "darwin":
@@ -326,16 +326,16 @@ def check_own_folder(project: str) -> None:
     folder = own_folder()
     if join(realpath(folder), "").startswith(join(project, "")):
         raise OSError(f"your own folder is inside the project: {folder!r}")
-    nearest = folder  # or, if it must be made (for the user only), what it is made in
-    while not lexists(nearest):
-        nearest = dirname(nearest)
-    if not isdir(nearest) or not os.access(nearest, os.W_OK):
-        raise OSError(f"you cannot write to {nearest!r}")
+    existing = folder  # or, if it is missing, the folder in which it would be made
+    while not lexists(existing):
+        existing = dirname(existing)
+    if not isdir(existing) or not os.access(existing, os.W_OK):
+        raise OSError(f"you cannot write to {existing!r}")
     if sys.platform != "win32":
-        info = os.stat(nearest)
+        info = os.stat(existing)
         if info.st_uid != os.geteuid():
-            raise OSError(f"{nearest!r} belongs to somebody else")
-        if nearest == folder and info.st_mode & 0o022:
+            raise OSError(f"{existing!r} belongs to somebody else")
+        if existing == folder and info.st_mode & 0o022:  # a new one gets 0700
             raise OSError(f"others can write to {folder!r}")
 
 
@@ -465,7 +465,7 @@ else:
 
 def can_ask(project: str) -> bool:
     """Return whether somebody can answer here, and the project can keep the answer."""
-    # An OSError, for the hook, if it is no terminal. On Windows, NUL passes isatty().
+    # Or else OSError: the hook then sends nothing. On Windows, NUL passes isatty().
     os.get_terminal_size(sys.stderr.fileno())
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         return False
