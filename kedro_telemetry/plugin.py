@@ -302,7 +302,7 @@ def own_yes() -> bytes:
 
 
 def own_folder() -> str:
-    """Return the user's own folder, which need not exist. FileNotFoundError: no home."""
+    """Return the user's own folder. It can be missing. FileNotFoundError: no home."""
     home = environ.get("LOCALAPPDATA" if sys.platform == "win32" else "HOME", "")
     if not isabs(home) or not isdir(home):
         raise FileNotFoundError("there is no home folder")
