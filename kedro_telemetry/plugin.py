@@ -370,7 +370,7 @@ def check_sender() -> None:
     for name in "debugpy pydevd _pydevd_bundle viztracer scalene".split():
         if name in sys.modules:
             raise ValueError(f"{name} would run in the sender, too")
-    # They load libraries, perhaps to redirect the network. The sender gets neither.
+    # These load libraries, perhaps to redirect the network. The sender gets neither.
     for name in ("LD_PRELOAD", "DYLD_INSERT_LIBRARIES"):
         if environ.get(name):
             raise ValueError(f"{name} is set, but not for the sender")
@@ -627,7 +627,7 @@ def decide(project: str, may_ask: bool = False) -> str | None:
     if reason == NOT_ANSWERED and may_ask and can_ask(project):
         ask(project)
         reason = why_off(project)
-    if reason == PROJECT_SAYS_NO:  # a later yes in this file must be agreed to again
+    if reason == PROJECT_SAYS_NO:  # seen here: so a later yes there asks again
         with suppress(FileNotFoundError):
             if read_file(own_file(project)) != OWN_NO:
                 os.unlink(own_file(project))
@@ -749,7 +749,7 @@ def allow(project: str) -> None:
 
 
 def deny(project: str) -> None:
-    """Delete the user's own answer, then write a no. Each even if the other fails."""
+    """Delete the own answer, and write the project's no, which counts for everybody."""
     try:
         with suppress(FileNotFoundError):  # no answer, or no home
             os.unlink(own_file(project))
