@@ -14,8 +14,8 @@
 7. No command waits for the network, or fails because of an error in these functions.
 8. On disk are answers (in `.telemetry`, and in the user's own folder) and one salt.
 
-Not protected against: code that runs as the user, or sets the user's environment. The
-folders above the own folder are not checked; on Windows, nor are owner and permissions.
+Not protected against: code that runs as the user, or sets the user's environment.
+Folders above an existing own folder are not checked, nor owner and mode on Windows.
 """
 
 import sys
@@ -109,7 +109,7 @@ def mask_command(args: Sequence[str]) -> str:
         else:
             shown.append(MASK)
             if word.startswith("-") or command in COMMANDS:
-                mask_rest = True  # an unknown option, or unknown command of a group
+                mask_rest = True  # unlisted: an option, or perhaps a subcommand
     return " ".join(shown[:MAX_WORDS])
 
 
@@ -283,7 +283,7 @@ ANSWERS = {
 
 
 def find_answer(data: bytes) -> bool | None:
-    """Return the answer in this content of a `.telemetry` file. None means unclear."""
+    """Return the answer in a `.telemetry` of at most 4 KiB. None means unclear."""
     # One line is neither empty nor a comment: so a YAML reader finds the same answer.
     text = data.decode("latin-1").replace("\r\n", "\n")
     lines = [line.rstrip(" ") for line in text.split("\n")]
@@ -366,7 +366,7 @@ def check_sender() -> None:
     """Raise ValueError, with the reason, if the sender could not run as promised."""
     if not sys.executable or hasattr(sys, "frozen") or not isfile(__file__):
         raise ValueError("there is no Python interpreter, or no plugin.py, to start")
-    # Debuggers and profilers that make each process that Python starts run their code.
+    # Debuggers and profilers that also run their code in each process that we start.
     for name in "debugpy pydevd _pydevd_bundle viztracer scalene".split():
         if name in sys.modules:
             raise ValueError(f"{name} would run in the sender, too")
@@ -396,7 +396,7 @@ def why_off(project: str) -> str | None:
         check_sender()
         with suppress(FileNotFoundError):
             answer = find_answer(read_file(join(project, ".telemetry")))
-            if answer is None:
+            if answer is None:  # the file is there, but without a clear answer
                 return "unclear `.telemetry`: write exactly `consent: true` (or false)"
         if answer is False:
             return PROJECT_SAYS_NO
@@ -465,7 +465,7 @@ else:
 
 def can_ask(project: str) -> bool:
     """Return whether somebody can answer here, and the project can keep the answer."""
-    # Or else OSError: the hook then sends nothing. On Windows, NUL passes isatty().
+    # OSError if this is no terminal: nothing is sent. Windows' NUL passes isatty().
     os.get_terminal_size(sys.stderr.fileno())
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         return False
@@ -491,7 +491,7 @@ def ask(project: str) -> None:
                 write_own_answer(project, OWN_NO)
         elif line.endswith("\n"):  # else the input has ended
             agreed = line.strip().lower() in ("y", "yes")
-            if not agreed:
+            if not agreed:  # first, because one no is enough
                 write_own_answer(project, OWN_NO)
             if not has_file:  # one that somebody made meanwhile is not changed
                 consent = PROJECT_YES if agreed else PROJECT_NO
@@ -499,7 +499,7 @@ def ask(project: str) -> None:
             if agreed:  # last, so that it counts only if all is saved
                 write_own_answer(project, own_yes())
     except OSError as error:
-        sys.stderr.write(f"Your answer could not be saved: {error}\n")
+        sys.stderr.write(f"Your answer could not be saved completely: {error}\n")
     except KeyboardInterrupt:  # Kedro would show a traceback
         with suppress(OSError):
             sys.stderr.write("\n")
@@ -597,7 +597,7 @@ def start_sender(message: bytes) -> None:
             """Do not warn that the process still runs."""
 
     environment = {n: environ[n] for n in SENDER_VARIABLES if environ.get(n)}
-    # So it is never empty. Some tools that wrap Popen take an empty one for "all".
+    # Always set: some tools that wrap Popen take an empty environment for "all".
     environment[ENDPOINT_VARIABLE] = endpoint()
     for sender in senders:
         sender.poll()
@@ -627,7 +627,7 @@ def decide(project: str, may_ask: bool = False) -> str | None:
     if reason == NOT_ANSWERED and may_ask and can_ask(project):
         ask(project)
         reason = why_off(project)
-    if reason == PROJECT_SAYS_NO:  # seen here: so a later yes there asks again
+    if reason == PROJECT_SAYS_NO:  # if it says yes again later, the user is asked
         with suppress(FileNotFoundError):
             if read_file(own_file(project)) != OWN_NO:
                 os.unlink(own_file(project))

@@ -220,7 +220,7 @@ def test_closed_streams_do_not_matter(
 def test_a_sender_that_cannot_be_started_does_not_matter(
     project: Path, env: dict[str, str], collector: Collector, home: Path
 ) -> None:
-    line = ["prlimit", "--nofile=5:5", *KEDRO, "registry", "list"]  # too few for a pipe
+    line = ["prlimit", "--nofile=7:7", *KEDRO, "registry", "list"]  # too few for Popen
     both = subprocess.check_output(
         line, cwd=project, env=env, text=True, stderr=subprocess.STDOUT
     )

@@ -243,6 +243,8 @@ def test_the_sender_is_gone_in_5_seconds_whatever_happens(
             assert process.stdin
             process.stdin.write(data)
             process.stdin.flush()
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(4)  # a slow network gets its time
             process.wait(20)
 
     # Names are looked up where nobody answers, or one has many silent addresses.

@@ -45,7 +45,7 @@ SOURCE = (ROOT / PLUGIN).read_text("utf-8")
 LINES = SOURCE.split("\n")
 WALL = next(n for n, line in enumerate(LINES) if line.startswith("# --- THE WALL"))
 UNIT = "tests/unit --ignore=tests/unit/test_documents.py"
-PYTEST = "-x -q -n 0 -p no:cacheprovider --timeout=60 --hypothesis-profile=mutation"
+PYTEST = "-x -q -n 0 -p no:cacheprovider --timeout=20 --hypothesis-profile=mutation"
 
 
 class RemoveStatement(Operator):  # type: ignore[misc]
@@ -136,10 +136,12 @@ def find_unit_tests() -> dict[int, set[str]]:
 
 
 def unit_tests(spec: MutationSpec, by_line: dict[int, set[str]]) -> str:
+    """Return the tests that reach the lines. Those that reach few others come first."""
     lines = range(spec.start_pos[0], spec.end_pos[0] + 1)
     tests = set[str]().union(*(by_line.get(line, set()) for line in lines))
     tests.discard("")  # when the module is imported, and other processes
-    return shlex.join(sorted(tests)) or UNIT
+    reach = Counter(test for tests in by_line.values() for test in tests)
+    return shlex.join(sorted(tests, key=lambda test: reach[test])) or UNIT
 
 
 def system_tests(spec: MutationSpec | None = None) -> str:
@@ -182,10 +184,11 @@ def main() -> int:
         todo = [n for n, change in enumerate(changes) if change not in listed]
         runs, outcomes = dict[futures.Future[bool], str](), Counter[bool]()
         try:
-            by_line = pool.submit(find_unit_tests).result(60 * options.minutes)
-            left = 60 * options.minutes - (time.monotonic() - start)
-            # The system tests must pass without a mutant, too.
+            # The system tests, too, must pass without a mutant.
             check = [] if options.since else [pool.submit(survives, [], system_tests())]
+            by_line = pool.submit(find_unit_tests).result(60 * options.minutes)
+            [run.result() for run in check]
+            left = 60 * options.minutes - (time.monotonic() - start)
             for number in todo:
                 tests = unit_tests(specs[number], by_line), system_tests(specs[number])
                 runs[pool.submit(survives, [specs[number]], *tests)] = changes[number]
@@ -193,7 +196,6 @@ def main() -> int:
                 outcomes[run.result()] += 1
                 if run.result():
                     print(f"Survived:\n{runs[run]}\n", flush=True)
-            [run.result() for run in check]
         except (futures.TimeoutError, KeyboardInterrupt):
             print("Stopped.")
         finally:

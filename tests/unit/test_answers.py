@@ -212,12 +212,13 @@ ROWS: list[Row] = [
     ("own half", AGREE, lambda c: c.put(c.own, c.yes[:-1])),
     ("own consent: true", AGREE, lambda c: c.put(c.own, b"consent: true\n")),
     ("own a folder", "", lambda c: c.put(c.own, "folder")),
-    ("own huge", "too large", lambda c: os.truncate(c.own, 2**20 + 1)),
+    ("own huge", "too large", lambda c: os.truncate(c.own, 1_000_001)),
     ("no .telemetry", AGREE, lambda c: c.answer.unlink()),
     ("a no", "says no", lambda c: c.put(c.answer, b"consent: False")),
     ("empty", UNCLEAR, lambda c: c.put(c.answer, b"")),
     ("folder", "", lambda c: c.put(c.answer, "folder")),
-    ("huge", "too large", lambda c: os.truncate(c.answer, 2**20 + 1)),
+    ("large", UNCLEAR, lambda c: os.truncate(c.answer, 1_000_000)),
+    ("huge", "too large", lambda c: os.truncate(c.answer, 1_000_001)),
     ("no home", NO_HOME, lambda c: c.patch.delenv(support.HOME)),
     ("relative home", NO_HOME, lambda c: c.set_home(".")),
     ("absent home", NO_HOME, lambda c: c.set_home(c.other)),
@@ -289,7 +290,11 @@ def test_a_folder_of_another_user_is_not_used(
 
 
 def test_what_is_made_is_for_the_user_only(tmp_path: Path, home: Path) -> None:
-    umask = os.umask(0)
+    answer, umask = tmp_path / ".telemetry", os.umask(0)
+    plugin.deny(os.path.realpath(tmp_path))
+    if sys.platform != "win32":
+        assert answer.stat().st_mode & 0o777 == 0o644
+    answer.unlink()
     plugin.allow(os.path.realpath(tmp_path))
     os.umask(umask)
     path = support.own_file(tmp_path, home)
@@ -297,7 +302,7 @@ def test_what_is_made_is_for_the_user_only(tmp_path: Path, home: Path) -> None:
     if sys.platform != "win32":
         made = [path, *path.parents][: -len(home.parents) - 1]
         assert [p.stat().st_mode & 0o777 for p in made] == [0o600, *[0o700] * 3]
-        assert (tmp_path / ".telemetry").stat().st_mode & 0o777 == 0o644
+        assert answer.stat().st_mode & 0o777 == 0o644
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="only on Unix: links, devices")

@@ -175,7 +175,8 @@ def test_the_project_is_found_as_kedro_finds_it(
     monkeypatch.chdir(inner)
     assert plugin.find_project() == (os.path.realpath(expected) if expected else "")
     monkeypatch.setattr(plugin, "kedro_version", "0.18.14")
-    assert bool(plugin.find_project()) == is_project, "only this folder counts"
+    only = os.path.realpath(inner) if is_project else ""
+    assert plugin.find_project() == only
 
 
 def test_wrong_usage_is_an_error_and_help_explains(

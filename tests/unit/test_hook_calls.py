@@ -93,13 +93,17 @@ def test_a_run_is_sent_once_when_it_ends_with_its_counts(
     assert kedro.command("run") + kedro.command("info") == 2
 
 
-def test_telemetry_must_be_on_at_both_ends_of_a_command(kedro: Kedro) -> None:
+def test_telemetry_must_be_on_at_both_ends_of_a_command(
+    kedro: Kedro, capsys: pytest.CaptureFixture[str]
+) -> None:
     yes = kedro.own.read_bytes()
-    for start, end in ((b"no\n", yes), (yes, b"no\n")):
+    kedro.patch.setattr(plugin, "can_ask", bool)  # this is no terminal
+    for start, end in ((b"no\n", yes), (yes, b"no\n"), (yes, b"not an answer")):
         kedro.own.write_bytes(start)
         kedro.before("run")
         kedro.own.write_bytes(end)
         assert kedro.run() + kedro.after() == 0
+    assert capsys.readouterr() == ("", ""), "the question comes before a command"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="only on Unix: fork")
@@ -173,6 +177,7 @@ def test_an_error_never_breaks_a_command(error: type[Exception], kedro: Kedro) -
             assert kedro.command("info") == 0
     with pytest.raises(ValueError, match="too long"):  # to write it could take time
         plugin.start_sender(bytes(4097))
+    plugin.start_sender(bytes(4096))
     for catalog, run_params in ((Broken(error), {}), (CATALOG, None), (None, 12)):
         kedro.before("run")
         kedro.run(catalog, run_params)

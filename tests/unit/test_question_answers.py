@@ -185,7 +185,7 @@ def test_an_answer_that_cannot_be_saved_does_not_count(terminal: Terminal) -> No
         Path(terminal.project, ".telemetry").unlink(missing_ok=True)
         assert terminal.ask(b"y\n", change) is not None
         (line,) = terminal.shown.getvalue().split(PROMPT)[1].splitlines()
-        assert line.startswith("Your answer could not be saved: ")
+        assert line.startswith("Your answer could not be saved completely: ")
 
 
 @on_unix
