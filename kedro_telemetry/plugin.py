@@ -93,6 +93,7 @@ OPTIONS = """
 def mask_command(args: Sequence[str]) -> str:
     """Return the first words of a command line. Those that are not public are masked.
 
+    After an unlisted option or command, so are all others:
     run --pipeline=ds -e prod   ->  kedro run --pipeline ***** -e *****
     run --client acme --async   ->  kedro run ***** ***** *****
     """
@@ -482,7 +483,6 @@ def ask(project: str) -> None:
         has_file = lexists(path)
         sys.stderr.write(FROM_PROJECT if has_file else "")
         sys.stderr.write(QUESTION.format(url=endpoint(), folder=own_folder()))
-        sys.stderr.flush()
         line = read_line()
         if line is None:
             discard_input()  # else the shell would read what was typed without Enter

@@ -127,12 +127,12 @@ def test_what_was_typed_before_is_discarded(terminal: Terminal) -> None:
 
 
 @on_unix
-@pytest.mark.parametrize("keys", [b"", b"y"])
+@pytest.mark.parametrize(("keys", "seconds"), [(b"", 0), (b"y", 0.2)])
 def test_no_answer_in_time_is_saved_as_the_users_own_no(
-    keys: bytes, terminal: Terminal
+    keys: bytes, seconds: float, terminal: Terminal
 ) -> None:
     assert plugin.ANSWER_SECONDS == 30
-    terminal.patch.setattr(plugin, "ANSWER_SECONDS", 0.2)
+    terminal.patch.setattr(plugin, "ANSWER_SECONDS", seconds)
     assert "own answer is no" in str(terminal.ask(keys))
     assert terminal.saved() == (None, b"no\n")
     assert "kedro-telemetry allow" in terminal.shown.getvalue().splitlines()[-1]
