@@ -52,7 +52,7 @@ class Terminal:
         """Type this when the prompt is shown. Return why telemetry is off then."""
 
         def answer() -> None:
-            support.wait_until(lambda: self.shown.getvalue().endswith(PROMPT), 5)
+            support.wait_until(lambda: PROMPT in self.shown.getvalue(), 5)
             do()
             self.type(keys)
 
