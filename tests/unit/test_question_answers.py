@@ -190,9 +190,18 @@ def test_an_answer_that_cannot_be_saved_does_not_count(terminal: Terminal) -> No
 
 @on_unix
 def test_ctrl_c_saves_nothing_and_ends_the_command(terminal: Terminal) -> None:
-    with pytest.raises(SystemExit, match="130"):
-        terminal.ask(b"", lambda: os.kill(os.getpid(), signal.SIGINT))
-    assert terminal.saved() == (None, None)
+    def refuse(text: str) -> int:
+        raise OSError("the terminal is gone")
+
+    for change in (lambda: None, lambda: setattr(terminal.shown, "write", refuse)):
+
+        def interrupt(change: Callable[[], None] = change) -> None:
+            change()
+            os.kill(os.getpid(), signal.SIGINT)
+
+        with pytest.raises(SystemExit, match="130"):
+            terminal.ask(b"", interrupt)
+        assert terminal.saved() == (None, None)
 
 
 def test_the_question_names_everything_in_eight_lines(terminal: Terminal) -> None:
