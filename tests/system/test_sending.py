@@ -269,15 +269,20 @@ def test_the_sender_is_gone_in_5_seconds_whatever_happens(
 
 
 @linux
-def test_a_silent_first_address_does_not_lose_the_event(
+def test_a_silent_address_and_a_slow_one_do_not_lose_the_event(
     tmp_path: Path, authority: Authority
 ) -> None:
-    """As with broken IPv6: the name has two addresses, and only the second answers."""
+    """As with broken IPv6: the first address is silent. The second one takes time."""
+
+    def answer(connection: socket.socket, collector: Collector) -> None:
+        time.sleep(0.8)
+        over_tls(authority.context())(connection, collector)
+
     if not Path("/proc/net/if_inet6").exists():
         support.missing("IPv6")
     hosts = with_hosts(tmp_path, "::1", "127.0.0.1")
     with (
-        support.collecting(over_tls(authority.context())) as collector,
+        support.collecting(answer) as collector,
         silent_port(socket.AF_INET6, collector.port),
     ):
         url = secure_url(collector, HOST)

@@ -166,7 +166,7 @@ def test_an_error_never_breaks_a_command(error: type[Exception], kedro: Kedro) -
     good = kedro.metadata
     kedro.before("docs")  # Kedro does not report its end
     broken = Broken(error, project_path=kedro.project)
-    for kedro.metadata in (Broken(error), broken, 12, "text"):
+    for kedro.metadata in (12, Broken(error), broken, "text"):
         assert kedro.command("info") == 0
     kedro.metadata = good
     for args in ([None], ["run", 12], [b"x"]):
