@@ -437,7 +437,7 @@ if sys.platform == "win32":
 
     def discard_input() -> None:
         while msvcrt.kbhit():
-            msvcrt.getwch()
+            msvcrt.getch()
 
     def read_line() -> str | None:
         return sys.stdin.readline()
