@@ -171,7 +171,7 @@ PATH = r"(/[\w/.~-]*)?"
 HTTPS = rf"https://{HOST}(:{PORT})?{PATH}"
 LOOPBACK = rf"http://127\.0\.0\.1:{PORT}{PATH}"
 SECRET = r"[\w.~!$&*+%-]+"  # other characters are written with %
-# No https:// or socks5://: to any proxy, urllib sends the password as plain text.
+# No https:// or socks5://: urllib would speak plain HTTP to the proxy all the same.
 PROXY = rf"(http://)?({SECRET}:{SECRET}@)?{HOST}:{PORT}"
 MAX_URL = 200  # characters: so no host is too long for DNS
 
@@ -265,7 +265,7 @@ def write_file(path: str, data: bytes, mode: int, flag: int = 0) -> None:
     with open(open_plain(path, os.O_WRONLY | os.O_CREAT | flag, mode), "wb") as file:
         if os.fstat(file.fileno()).st_nlink > 1:  # a project can link to a user's file
             raise OSError(f"{path!r} is a hard link, perhaps to another file")
-        file.truncate()  # not earlier: a hard link keeps its content
+        file.truncate()  # only now: to open a descriptor with "wb" does not do it
         file.write(data)
     if read_file(path) != data:  # another process has written, too
         raise OSError(f"{path!r} reads back differently")
@@ -401,7 +401,7 @@ def why_off(project: str) -> str | None:
                 return "unclear `.telemetry`: write exactly `consent: true` (or false)"
         if answer is False:
             return PROJECT_SAYS_NO
-        check_own_folder(project)
+        check_own_folder(project)  # if there is no home, this raises an error, too
         with suppress(FileNotFoundError):
             own_answer = read_file(own_file(project))
     except (OSError, ValueError) as error:
@@ -457,7 +457,7 @@ else:
             seconds = max(0, end - time.monotonic())
             if not select.select([sys.stdin], [], [], seconds)[0]:
                 return None
-            part = os.read(sys.stdin.fileno(), 4096)  # less after `stty -icanon`
+            part = os.read(sys.stdin.fileno(), 4096)  # a part, after `stty -icanon`
             if not part:
                 break
             line += part
@@ -486,8 +486,8 @@ def ask(project: str) -> None:
         line = read_line()
         if line is None:
             discard_input()  # else the shell would read what was typed without Enter
-            sys.stderr.write(TOO_LATE)
             if why_off(project) == NOT_ANSWERED:  # or else there is an answer meanwhile
+                sys.stderr.write(TOO_LATE)
                 write_own_answer(project, OWN_NO)
         elif line.endswith("\n"):  # else the input has ended
             agreed = line.strip().lower() in ("y", "yes")
@@ -583,7 +583,7 @@ SENDER_VARIABLES = """
     HTTPS_PROXY https_proxy ALL_PROXY all_proxy NO_PROXY no_proxy
     SSL_CERT_FILE SSL_CERT_DIR LD_LIBRARY_PATH DYLD_LIBRARY_PATH SYSTEMROOT
 """.split()
-senders: list[Any] = []  # kept, so that each is reaped when a later one starts
+senders: list[Any] = []  # kept, because a later start reaps them: `__del__` does not
 
 
 def start_sender(message: bytes) -> None:
@@ -716,7 +716,7 @@ def find_project() -> str:
         del folders[1:]  # Kedro 0.18 looks only in the current folder
     for folder in folders:
         with suppress(OSError, ValueError):  # no such file, or not one that Kedro reads
-            path = realpath(folder / "pyproject.toml")
+            path = realpath(folder / "pyproject.toml")  # `read_file` takes no link
             if "[tool.kedro]" in read_file(path).decode():
                 return realpath(folder)
     return ""
@@ -774,7 +774,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         show_status(project)
         return 0
     except Exception as error:
-        earlier = error.__context__ or ""  # the first of two errors in `deny`
+        earlier = error.__context__ or ""  # the first, if both steps of `deny` failed
         with suppress(Exception):  # standard error can be closed
             sys.stderr.write(f"kedro-telemetry: {error} {earlier}\nCorrect this.\n")
         return 2
