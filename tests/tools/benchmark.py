@@ -271,8 +271,7 @@ def in_process(bench: Bench) -> str:
     # The official plugin waits for these: once is enough, and both at the same time.
     slow = network.side_by_side(partial(bench.probe, "official", "command"), SLOW)
     found: Found = {("official", k): [t] for k, t in zip(SLOW, slow, strict=True)}
-    found |= take_turns(probes("ours", SLOW), *bench.turns(9, 2))
-    measures = probes("ours", FAST) | probes("official", FAST)
+    measures = probes("ours", list(COLLECTORS)) | probes("official", FAST)
     measures["ours", "minimum"] = partial(bench.probe, "ours", "minimum")
     found |= take_turns(measures, *bench.turns(25, 3))
     measures = {(p, "run"): partial(bench.probe, p, "large_run") for p in PLUGINS}
