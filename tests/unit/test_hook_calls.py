@@ -210,6 +210,7 @@ def test_the_sender_gets_a_few_variables_and_no_arguments(kedro: Kedro) -> None:
     for variables in ({}, passed):
         assert kedro.command("info", **variables) == 1
         sender = psutil.Process(plugin.senders[-1].pid)
+        support.wait_until(sender.environ)  # Linux sets it a little later
         options = ["-I", "-S", "-B", str(support.PLUGIN)]
         assert sender.cmdline() == [sys.executable, *options]
         if sys.platform == "win32":  # it adds some
