@@ -11,7 +11,7 @@
 6. Only the sender uses the network. It is a second process, which runs this file as far
    as THE WALL, and gets one small message and a few environment variables. It posts at
    most once, to one URL, and ends within 4.5 seconds of its first line.
-7. No command waits for the network, or fails because of an error in these functions.
+7. No command waits for the network, or fails because of an error in this plugin.
 8. On disk are answers (in `.telemetry`, and in the user's own folder) and one salt.
 
 Not protected against: code that runs as the user, or sets the user's environment.
@@ -173,7 +173,7 @@ LOOPBACK = rf"http://127\.0\.0\.1:{PORT}{PATH}"
 SECRET = r"[\w.~!$&*+%-]+"  # other characters are written with %
 # No https:// or socks5://: urllib would speak plain HTTP to the proxy all the same.
 PROXY = rf"(http://)?({SECRET}:{SECRET}@)?{HOST}:{PORT}"
-MAX_URL = 200  # characters: so no host is too long for DNS
+MAX_URL = 200  # characters: a host that is too long for DNS is refused, too
 
 
 def matches(text: str, form: str) -> bool:
@@ -371,7 +371,7 @@ def check_sender() -> None:
     for name in "debugpy pydevd _pydevd_bundle viztracer scalene".split():
         if name in sys.modules:
             raise ValueError(f"{name} would run in the sender, too")
-    # These load libraries, perhaps to redirect the network. The sender gets neither.
+    # Such a library may redirect the network. The sender, without it, would not.
     for name in ("LD_PRELOAD", "DYLD_INSERT_LIBRARIES"):
         if environ.get(name):
             raise ValueError(f"{name} is set, but not for the sender")
@@ -466,7 +466,7 @@ else:
 
 def can_ask(project: str) -> bool:
     """Return whether somebody can answer here, and the project can keep the answer."""
-    # OSError if this is no terminal: nothing is sent. Windows' NUL passes isatty().
+    # Raises OSError if this is no terminal: no event then. Windows' NUL passes isatty.
     os.get_terminal_size(sys.stderr.fileno())
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         return False
@@ -486,7 +486,7 @@ def ask(project: str) -> None:
         line = read_line()
         if line is None:
             discard_input()  # else the shell would read what was typed without Enter
-            if why_off(project) == NOT_ANSWERED:  # or else there is an answer meanwhile
+            if why_off(project) == NOT_ANSWERED:  # unless there is an answer by now
                 sys.stderr.write(TOO_LATE)
                 write_own_answer(project, OWN_NO)
         elif line.endswith("\n"):  # else the input has ended
@@ -627,7 +627,7 @@ def decide(project: str, may_ask: bool = False) -> str | None:
     if reason == NOT_ANSWERED and may_ask and can_ask(project):
         ask(project)
         reason = why_off(project)
-    if reason == PROJECT_SAYS_NO:  # if it says yes again later, the user is asked
+    if reason == PROJECT_SAYS_NO:  # a no that a command has seen ends the own yes
         with suppress(FileNotFoundError):
             if read_file(own_file(project)) != OWN_NO:
                 os.unlink(own_file(project))
