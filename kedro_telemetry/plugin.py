@@ -15,7 +15,7 @@
 8. On disk are answers (in `.telemetry`, and in the user's own folder) and one salt.
 
 Not protected against: code that runs as the user, or sets the user's environment.
-Folders above an existing own folder are not checked, nor owner and mode on Windows.
+Not checked: folders above an existing own folder; on Windows, owner and mode.
 """
 
 import sys
@@ -143,7 +143,7 @@ def build_event(message: bytes) -> bytes:
     """Return the event as it is sent, built anew from the fields in a JSON object.
 
     A value that does not match its format is dropped, and so is what is not in FIELDS.
-    Raises an exception without a JSON object and a user name. The sender calls this:
+    Raises an exception if a JSON object or user name is missing. The sender calls this:
     no mistake below THE WALL can add a field, or a word that is not public.
     """
     values = json.loads(message)
@@ -265,7 +265,7 @@ def write_file(path: str, data: bytes, mode: int, flag: int = 0) -> None:
     with open(open_plain(path, os.O_WRONLY | os.O_CREAT | flag, mode), "wb") as file:
         if os.fstat(file.fileno()).st_nlink > 1:  # a project can link to a user's file
             raise OSError(f"{path!r} is a hard link, perhaps to another file")
-        file.truncate()  # only now: to open a descriptor with "wb" does not do it
+        file.truncate()  # "wb" does not truncate a descriptor: so a hard link is kept
         file.write(data)
     if read_file(path) != data:  # another process has written, too
         raise OSError(f"{path!r} reads back differently")
@@ -583,7 +583,7 @@ SENDER_VARIABLES = """
     HTTPS_PROXY https_proxy ALL_PROXY all_proxy NO_PROXY no_proxy
     SSL_CERT_FILE SSL_CERT_DIR LD_LIBRARY_PATH DYLD_LIBRARY_PATH SYSTEMROOT
 """.split()
-senders: list[Any] = []  # kept, because a later start reaps them: `__del__` does not
+senders: list[Any] = []  # kept, so that the next start can reap them with `poll`
 
 
 def start_sender(message: bytes) -> None:

@@ -172,6 +172,7 @@ def test_a_later_answer_counts_but_silence_ends_no_yes(terminal: Terminal) -> No
     terminal.saved()
     terminal.patch.setattr(plugin, "ANSWER_SECONDS", 0.2)
     assert terminal.ask(b"", allow) is None
+    assert terminal.shown.getvalue().endswith(PROMPT), "nothing counts as no"
     terminal.saved()
     terminal.answer.write_bytes(b"consent: true\n")
     terminal.patch.setattr(plugin, "can_ask", bool)  # standard error is no terminal
